@@ -1,0 +1,133 @@
+/**
+ * Port: files of the host, and the I/O engines behind them.
+ *
+ * Implemented by host/node (threads, Linux AIO, io_uring, plain node:fs) and by
+ * test fakes (simulated disks that lose power). Nothing here knows about images.
+ */
+import type { Iov } from '../lib/iov.js';
+
+/** An error of the operating system; `code` is the errno name (`ENOENT`, `EIO`, …). */
+export class HostError extends Error {
+  override readonly name = 'HostError';
+  readonly code: string;
+  constructor(code: string, message?: string, options?: ErrorOptions) {
+    super(message ?? code, options);
+    this.code = code;
+  }
+}
+
+/** How requests reach the kernel. `node-fs` is the fallback over node:fs. */
+export type EngineName = 'threads' | 'native' | 'io_uring' | 'node-fs';
+
+export interface FileOpenOptions {
+  /** Open for writing too. */
+  readonly writable: boolean;
+  /** `O_DIRECT`: bypass the page cache. */
+  readonly direct: boolean;
+  /** Which engine carries the I/O; `auto` takes the fastest that works. */
+  readonly engine: EngineName | 'auto';
+  /** Upper bound of requests submitted in one batch; 0: the engine's own default. */
+  readonly maxBatch?: number;
+  /** Create the file: `truncate` empties an existing one, `exclusive` fails with EEXIST. */
+  readonly create?: 'truncate' | 'exclusive' | 'keep';
+  /** Permission bits of a created file. */
+  readonly mode?: number;
+}
+
+export type FileKind = 'regular' | 'block' | 'char' | 'other';
+
+/** What block I/O must respect for this open file; all in bytes. */
+export interface FileLimits {
+  /** Offsets and lengths must be multiples of it (1 when buffered). */
+  readonly requestAlignment: number;
+  /** Buffer addresses should be multiples of it; misaligned ones are bounced. */
+  readonly memoryAlignment: number;
+  /** Longest single transfer. */
+  readonly maxTransfer: number;
+  /** Preferred I/O size (st_blksize or the device's optimal size). */
+  readonly optimalTransfer: number;
+  /** Granularity of discard; 0 when unknown. */
+  readonly discardAlignment: number;
+}
+
+/** A run of bytes of one kind, as SEEK_DATA/SEEK_HOLE tell it. */
+export interface FileExtent {
+  readonly data: boolean;
+  readonly bytes: number;
+}
+
+/** Byte-range lock state asked for; see `HostFile.lock`. */
+export interface LockRequest {
+  /** First byte and count of the range. */
+  readonly offset: number;
+  readonly bytes: number;
+  readonly type: 'shared' | 'exclusive' | 'unlock';
+}
+
+/**
+ * One open file. All offsets and counts in bytes. Each method rejects with
+ * {@link HostError}; the file's content is then undefined in the range asked
+ * for and unchanged elsewhere.
+ */
+export interface HostFile {
+  readonly path: string;
+  readonly kind: FileKind;
+  readonly engine: EngineName;
+  readonly limits: FileLimits;
+  readonly writable: boolean;
+  readonly direct: boolean;
+
+  /** Current length: st_size, or the block device's size. */
+  size(): Promise<number>;
+  /** Bytes that the file occupies on its file system (st_blocks * 512). */
+  allocatedBytes(): Promise<number>;
+  /** Fills `iov`; resolves to the bytes read, short only at the end of the file. */
+  read(offset: number, iov: Iov): Promise<number>;
+  /** Writes all of `iov`, extending the file if needed. */
+  write(offset: number, iov: Iov): Promise<void>;
+  /** fdatasync: every write that completed before the call is durable afterwards. */
+  flush(): Promise<void>;
+  /** Sets the length; a longer file reads as zeroes there. */
+  truncate(bytes: number): Promise<void>;
+  /** Allocates blocks; extends the file. ENOTSUP where the file system cannot. */
+  allocate(offset: number, bytes: number): Promise<void>;
+  /** Deallocates blocks; the range reads as zeroes. ENOTSUP where it cannot. */
+  punchHole(offset: number, bytes: number): Promise<void>;
+  /** Makes the range read as zeroes and keeps it allocated if it can. ENOTSUP where it cannot. */
+  zeroRange(offset: number, bytes: number): Promise<void>;
+  /** The run that begins at `offset`; undefined where holes cannot be seen or at the end. */
+  extentAt(offset: number): Promise<FileExtent | undefined>;
+  /** Copies within the kernel (reflink or copy_file_range); bytes copied, ENOTSUP if it cannot. */
+  copyFrom(source: HostFile, from: number, to: number, bytes: number): Promise<number>;
+  /** Open-file-description lock; false when another holder conflicts; ENOTSUP if there are none. */
+  tryLock(request: LockRequest): Promise<boolean>;
+  /** Whether `request` could be granted now, without taking it. */
+  testLock(request: LockRequest): Promise<boolean>;
+  /** Changes O_DIRECT on the open file. */
+  setDirect(direct: boolean): Promise<void>;
+  /** Drops the page cache of the file; best effort. */
+  dropCache(): Promise<void>;
+  /** Ends requests in flight and closes. */
+  close(): Promise<void>;
+}
+
+export interface FileStat {
+  readonly kind: FileKind | 'directory';
+  readonly size: number;
+  /** Identifies the file on this host, whatever its name. */
+  readonly identity: string;
+}
+
+/** The files of a host. Paths are the host's; relative ones start at its working directory. */
+export interface HostFiles {
+  open(path: string, options: FileOpenOptions): Promise<HostFile>;
+  stat(path: string): Promise<FileStat>;
+  unlink(path: string): Promise<void>;
+  /** Engines that work here, best first. */
+  engines(): Promise<readonly EngineName[]>;
+  /** Path arithmetic: the folder of `path` (with its slash kept off), `''` when none. */
+  dirname(path: string): string;
+  /** `name` as seen from folder `base`; absolute names and protocol names stay. */
+  join(base: string, name: string): string;
+  isAbsolute(path: string): boolean;
+}

@@ -1,0 +1,32 @@
+/** Port: everything that a graph needs from the machine it runs on, in one record. */
+import type { Compression } from './compression.js';
+import type { HostFiles } from './file.js';
+
+/** Timer port; times in milliseconds. */
+export interface Clock {
+  now(): number;
+  /** Calls `fn` once after `delayMs`; returns a function that cancels it. */
+  after(delayMs: number, fn: () => void): () => void;
+}
+
+export interface RandomSource {
+  /** Fills `out` with cryptographically strong random bytes. */
+  fill(out: Uint8Array): void;
+}
+
+/** Helpers whose native and JavaScript implementations give equal results. */
+export interface Hot {
+  /** Whether each byte of `b` is zero. */
+  isZero(b: Uint8Array): boolean;
+  /** CRC32C (Castagnoli) of `b`, continued from `seed` (0 at the start). */
+  crc32c(b: Uint8Array, seed?: number): number;
+}
+
+export interface Host {
+  /** Undefined where there is no file system (a browser without OPFS). */
+  readonly files: HostFiles | undefined;
+  readonly compression: Compression;
+  readonly clock: Clock;
+  readonly random: RandomSource;
+  readonly hot: Hot;
+}
