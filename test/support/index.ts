@@ -1,0 +1,6 @@
+// What tests share. A test file imports everything from here.
+export { binPath, rootPath } from './paths.js';
+export { Random, seededRandom, testSeed } from './random.js';
+export { requires, missingCommands, findCommand } from './requires.js';
+export { run, runOk, type RunOptions, type RunResult } from './run.js';
+export { tempDir } from './temp-dir.js';

@@ -1,0 +1,45 @@
+import { accessSync, constants, statSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { describe } from 'vitest';
+
+const folders = [
+  ...(process.env['PATH'] ?? '').split(delimiter),
+  '/usr/local/sbin',
+  '/usr/sbin',
+  '/sbin',
+].filter((folder) => folder !== '');
+
+/** Absolute path of a command on PATH or in a sbin folder; undefined when there is none. */
+export function findCommand(command: string): string | undefined {
+  for (const path of command.includes('/') ? [command] : folders.map((f) => join(f, command))) {
+    try {
+      accessSync(path, constants.X_OK);
+      if (statSync(path).isFile()) return path;
+    } catch {
+      // Not in this folder: look in the next.
+    }
+  }
+  return undefined;
+}
+
+/** Those of the commands that this machine does not have. */
+export function missingCommands(...commands: string[]): string[] {
+  return commands.filter((command) => findCommand(command) === undefined);
+}
+
+/** What `requires` returns: `describe`, or a describe that is skipped and says why in its name. */
+export type DescribeWithPeers = (name: string, body: () => void) => void;
+
+/**
+ * A `describe` for tests that need other programs:
+ *
+ *     requires('qemu-img', 'mke2fs')('images that qemu-img wrote', () => { … });
+ *
+ * Without one of them the block is skipped, its hooks do not run, and its name carries the reason,
+ * which `npm test` lists at its end. Which package has a command stands in tools/peers.json.
+ */
+export function requires(...commands: string[]): DescribeWithPeers {
+  const missing = missingCommands(...commands);
+  if (missing.length === 0) return (name, body) => void describe(name, body);
+  return (name, body) => void describe.skip(`${name} [needs ${missing.join(', ')}]`, body);
+}
