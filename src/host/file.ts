@@ -5,13 +5,17 @@
  * test fakes (simulated disks that lose power). Nothing here knows about images.
  */
 import type { Iov } from '../lib/iov.js';
+import { errnoText } from './errno.js';
 
-/** An error of the operating system; `code` is the errno name (`ENOENT`, `EIO`, …). */
+/**
+ * An error of the operating system; `code` is the errno name (`ENOENT`, `EIO`, …),
+ * `message` the C library's text for it unless another is given.
+ */
 export class HostError extends Error {
   override readonly name = 'HostError';
   readonly code: string;
   constructor(code: string, message?: string, options?: ErrorOptions) {
-    super(message ?? code, options);
+    super(message ?? errnoText(code), options);
     this.code = code;
   }
 }
