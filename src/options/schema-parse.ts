@@ -1,0 +1,341 @@
+/**
+ * Checks values against declarations: the code behind `parseValue` of schema.ts.
+ *
+ * Wording, as QEMU 10 has it: a type or presence error names the full path; a value that is no
+ * member of an enumeration, an integer out of its C type's range, and a value that fits no branch
+ * of an alternate name the last part only (`null` inside a list). Fields are checked in the order
+ * of their declaration, names that nobody declared come last.
+ */
+import { JsonDouble } from '../lib/json-text.js';
+import { MAX_SIZE_TEXT, parseInteger, parseSize } from '../lib/sizes.js';
+import { OptionError } from './option-error.js';
+import type { Alternatives, Decl, Fields, Shape } from './schema.js';
+
+/** Where a value comes from, and what it is called. */
+export interface ParseHow {
+  /** 'qmp': typed values only; 'keyval': scalars may be text. */
+  readonly from: 'qmp' | 'keyval';
+  /** Path of the value itself, put before the names in error texts. */
+  readonly path?: string;
+  /** Declarations that `t.ref(name)` stands for. */
+  readonly types?: ReadonlyMap<string, Decl>;
+}
+
+interface Place {
+  /** With dots and indexes, from the root. */
+  readonly path: string;
+  /** Last part only; `null` inside a list and at the root, which is what QEMU prints there. */
+  readonly name: string;
+}
+
+type JsonKind = 'str' | 'bool' | 'number' | 'null' | 'array' | 'object' | 'none';
+
+function kindOf(value: unknown): JsonKind {
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'array';
+  if (value instanceof JsonDouble) return 'number';
+  switch (typeof value) {
+    case 'string':
+      return 'str';
+    case 'boolean':
+      return 'bool';
+    case 'number':
+    case 'bigint':
+      return 'number';
+    case 'object':
+      return 'object';
+    default:
+      return 'none';
+  }
+}
+
+function wrongType(at: Place, expected: string): OptionError {
+  const path = at.path === '' ? 'null' : at.path;
+  return new OptionError(`Invalid parameter type for '${path}', expected: ${expected}`, at.path);
+}
+
+function expects(shown: string, at: Place, what: string): OptionError {
+  return new OptionError(`Parameter '${shown}' expects ${what}`, at.path);
+}
+
+function member(at: Place, key: string): Place {
+  return { path: at.path === '' ? key : `${at.path}.${key}`, name: key };
+}
+
+function element(at: Place, index: number, how: ParseHow): Place {
+  const mark = how.from === 'keyval' ? `.${String(index)}` : `[${String(index)}]`;
+  return { path: at.path + mark, name: 'null' };
+}
+
+const TRUE_WORDS = new Set(['on', 'yes', 'true', 'y']);
+const FALSE_WORDS = new Set(['off', 'no', 'false', 'n']);
+
+/** The truth value of a word on a command line, or undefined. */
+export function parseBoolWord(word: string): boolean | undefined {
+  if (TRUE_WORDS.has(word)) return true;
+  return FALSE_WORDS.has(word) ? false : undefined;
+}
+
+function parseBool(value: unknown, at: Place, how: ParseHow): boolean {
+  if (typeof value === 'boolean') return value;
+  if (how.from === 'qmp' || typeof value !== 'string') throw wrongType(at, 'boolean');
+  const found = parseBoolWord(value);
+  if (found === undefined) throw expects(at.path, at, "'on' or 'off'");
+  return found;
+}
+
+const TWO_63 = 1n << 63n;
+const TWO_64 = 1n << 64n;
+
+/** The exact integer in a JSON value or number text, or undefined when it is none. */
+function exactInteger(value: unknown, how: ParseHow): bigint | undefined {
+  if (typeof value === 'bigint') return value;
+  if (typeof value === 'number') return Number.isInteger(value) ? BigInt(value) : undefined;
+  return how.from === 'keyval' && typeof value === 'string' ? parseInteger(value) : undefined;
+}
+
+/** An integer within 64 bits, negative ones taken modulo 2^64 when unsigned, as QEMU does. */
+function parseInt64(value: unknown, at: Place, how: ParseHow, unsigned: boolean): bigint {
+  const exact = exactInteger(value, how);
+  const top = unsigned ? TWO_64 : TWO_63;
+  if (exact === undefined || exact >= top || exact < -TWO_63) {
+    if (how.from === 'keyval' && typeof value === 'string') {
+      throw expects(at.path, at, 'integer');
+    }
+    if (unsigned && how.from === 'qmp') throw expects(at.path, at, 'uint64');
+    throw wrongType(at, 'integer');
+  }
+  return unsigned && exact < 0n ? exact + TWO_64 : exact;
+}
+
+function parseInt(
+  shape: Extract<Shape, { kind: 'int' }>,
+  value: unknown,
+  at: Place,
+  how: ParseHow,
+): number {
+  const exact = parseInt64(value, at, how, shape.unsigned);
+  if (exact >= BigInt(shape.min) && exact <= BigInt(shape.max)) return Number(exact);
+  if (shape.type !== undefined) throw expects(at.name, at, shape.type);
+  const limit = Number.MAX_SAFE_INTEGER;
+  const least = shape.min === -limit ? `-${MAX_SIZE_TEXT}` : String(shape.min);
+  const most = shape.max === limit ? MAX_SIZE_TEXT : String(shape.max);
+  throw expects(at.path, at, `a value from ${least} to ${most}`);
+}
+
+function parseSizeValue(value: unknown, at: Place, how: ParseHow): number {
+  if (how.from === 'keyval' && typeof value === 'string') {
+    const size = parseSize(value);
+    if (size.status === 'ok') return size.bytes;
+    if (size.status !== 'limit') throw expects(at.path, at, 'size');
+    throw expects(at.path, at, `a value from 0 to ${MAX_SIZE_TEXT}`);
+  }
+  const shape = { kind: 'int', type: undefined, unsigned: true, min: 0 } as const;
+  return parseInt({ ...shape, max: Number.MAX_SAFE_INTEGER }, value, at, how);
+}
+
+function parseNumber(value: unknown, at: Place, how: ParseHow): number {
+  if (value instanceof JsonDouble) return value.value;
+  if (typeof value === 'number' && Number.isFinite(value)) return value;
+  if (typeof value === 'bigint') return Number(value);
+  if (how.from === 'keyval' && typeof value === 'string') {
+    const found = value.trim() === '' ? NaN : Number(value);
+    if (!Number.isFinite(found)) throw expects(at.path, at, 'number');
+    return found;
+  }
+  throw wrongType(at, 'number');
+}
+
+function parseEnum(values: readonly string[], value: unknown, at: Place): string {
+  if (typeof value !== 'string') throw wrongType(at, 'string');
+  if (values.includes(value)) return value;
+  throw new OptionError(`Parameter '${at.name}' does not accept value '${value}'`, at.path);
+}
+
+function asObject(value: unknown, at: Place): Map<string, unknown> {
+  if (kindOf(value) !== 'object') throw wrongType(at, 'object');
+  const members = new Map<string, unknown>();
+  for (const [key, each] of Object.entries(value as object)) {
+    if (each !== undefined) members.set(key, each);
+  }
+  return members;
+}
+
+/** Moves the declared fields from `input` to `output`; what stays in `input` was not declared. */
+function parseFields(
+  fields: Fields,
+  input: Map<string, unknown>,
+  output: Record<string, unknown>,
+  at: Place,
+  how: ParseHow,
+): void {
+  for (const key of Object.keys(fields)) {
+    const decl = fields[key];
+    if (decl === undefined || key in output) continue;
+    const place = member(at, key);
+    if (input.has(key)) {
+      output[key] = parseAt(decl, input.get(key), place, how);
+      input.delete(key);
+    } else if (decl.presence === 'defaulted') {
+      output[key] = decl.meta.default;
+    } else if (decl.presence === 'required') {
+      throw new OptionError(`Parameter '${place.path}' is missing`, place.path);
+    }
+  }
+}
+
+function refuseRest(input: Map<string, unknown>, at: Place): void {
+  for (const key of input.keys()) {
+    const { path } = member(at, key);
+    throw new OptionError(`Parameter '${path}' is unexpected`, path);
+  }
+}
+
+/** An object without a prototype, so that names like `__proto__` are names like any other. */
+function emptyRecord(): Record<string, unknown> {
+  return Object.create(null) as Record<string, unknown>;
+}
+
+function parseStruct(fields: Fields, value: unknown, at: Place, how: ParseHow): unknown {
+  const input = asObject(value, at);
+  const output = emptyRecord();
+  parseFields(fields, input, output, at, how);
+  refuseRest(input, at);
+  return output;
+}
+
+function parseUnion(
+  shape: Extract<Shape, { kind: 'union' }>,
+  value: unknown,
+  at: Place,
+  how: ParseHow,
+): unknown {
+  const input = asObject(value, at);
+  const output = emptyRecord();
+  const { discriminator, base, branches } = shape;
+  const names = Object.keys(branches);
+  const declared = Object.hasOwn(base, discriminator) ? base[discriminator] : undefined;
+  const selector: Decl = declared ?? {
+    shape: { kind: 'enum', name: undefined, values: names },
+    meta: {},
+    presence: 'required',
+  };
+  parseFields({ [discriminator]: selector }, input, output, at, how);
+  parseFields(base, input, output, at, how);
+  const chosen = output[discriminator];
+  const branch =
+    typeof chosen === 'string' && Object.hasOwn(branches, chosen) ? branches[chosen] : undefined;
+  if (branch !== undefined) parseBranch(branch, input, output, at, how);
+  refuseRest(input, at);
+  return output;
+}
+
+/** A branch is a struct, or a union again (one type inside another); its fields join the object. */
+function parseBranch(
+  branch: Decl,
+  input: Map<string, unknown>,
+  output: Record<string, unknown>,
+  at: Place,
+  how: ParseHow,
+): void {
+  const { shape } = resolve(branch, how);
+  if (shape.kind === 'struct') {
+    parseFields(shape.fields, input, output, at, how);
+  } else if (shape.kind === 'union') {
+    const inner = parseUnion(shape, Object.fromEntries(input), at, how);
+    input.clear();
+    Object.assign(output, inner);
+  }
+}
+
+function parseAlternate(
+  shape: Extract<Shape, { kind: 'alternate' }>,
+  value: unknown,
+  at: Place,
+  how: ParseHow,
+): unknown {
+  const branch = chooseBranch(shape.branches, value, how);
+  if (branch !== undefined) return parseAt(branch, value, at, how);
+  throw new OptionError(
+    `Invalid parameter type for '${at.name}', expected: ${shape.name}`,
+    at.path,
+  );
+}
+
+function chooseBranch(branches: Alternatives, value: unknown, how: ParseHow): Decl | undefined {
+  const kind = kindOf(value);
+  if (kind === 'none') return undefined;
+  if (kind !== 'str' || branches.str !== undefined || how.from === 'qmp') return branches[kind];
+  return branches.bool ?? branches.number;
+}
+
+function parseArray(of: Decl, value: unknown, at: Place, how: ParseHow): unknown[] {
+  if (!Array.isArray(value)) throw wrongType(at, 'array');
+  return value.map((each: unknown, index) => parseAt(of, each, element(at, index, how), how));
+}
+
+/** Follows `ref` and `lazy` to the declaration they stand for. */
+function resolve(decl: Decl, how: ParseHow): Decl {
+  let found = decl;
+  for (;;) {
+    const { shape } = found;
+    if (shape.kind === 'lazy') {
+      found = shape.get();
+    } else if (shape.kind === 'ref') {
+      const named = how.types?.get(shape.name);
+      if (named === undefined) return { shape: { kind: 'any' }, meta: {}, presence: 'required' };
+      found = named;
+    } else {
+      return found;
+    }
+  }
+}
+
+function plain(value: unknown): unknown {
+  return value instanceof JsonDouble ? value.value : value;
+}
+
+function parseAt(decl: Decl, value: unknown, at: Place, how: ParseHow): unknown {
+  const { shape } = resolve(decl, how);
+  switch (shape.kind) {
+    case 'any':
+      return plain(value);
+    case 'null':
+      if (value !== null) throw wrongType(at, 'null');
+      return null;
+    case 'str':
+      if (typeof value !== 'string') throw wrongType(at, 'string');
+      return value;
+    case 'bool':
+      return parseBool(value, at, how);
+    case 'int':
+      return parseInt(shape, value, at, how);
+    case 'id64':
+      return parseInt64(value, at, how, true);
+    case 'size':
+      return parseSizeValue(value, at, how);
+    case 'number':
+      return parseNumber(value, at, how);
+    case 'enum':
+      return parseEnum(shape.values, value, at);
+    case 'struct':
+      return parseStruct(shape.fields, value, at, how);
+    case 'array':
+      return parseArray(shape.of, value, at, how);
+    case 'alternate':
+      return parseAlternate(shape, value, at, how);
+    case 'union':
+      return parseUnion(shape, value, at, how);
+    case 'ref':
+    case 'lazy':
+      return plain(value); // resolve() never answers these
+  }
+}
+
+/** See parseValue in schema.ts, which gives this a type. */
+export function parse(decl: Decl, value: unknown, how: ParseHow): unknown {
+  const path = how.path ?? '';
+  const dot = path.lastIndexOf('.');
+  const name = path === '' ? 'null' : path.slice(dot + 1);
+  return parseAt(decl, value, { path, name }, how);
+}
