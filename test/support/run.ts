@@ -57,7 +57,9 @@ export async function run(
     const stderr = Buffer.concat(err).toString();
     const line = [command, ...args].join(' ');
     if (late) {
-      reject(new Error(`no end within ${String(timeout)} ms: ${line}\n${bytes}${stderr}`));
+      reject(
+        new Error(`no end within ${String(timeout)} ms: ${line}\n${bytes.toString()}${stderr}`),
+      );
     } else {
       const status = code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
       resolve({ status, stdout: bytes.toString(), stderr, bytes: new Uint8Array(bytes) });
