@@ -1,0 +1,45 @@
+// Starts a bundled tool (dist/tool/NAME.cjs) with V8's compiled code from the build, so that start
+// costs reading two files and no parsing. See docs/decisions/0001-tool-bundles.md.
+'use strict';
+const fs = require('fs');
+const path = require('path');
+const vm = require('vm');
+
+const folder = path.join(__dirname, '..', 'dist', 'tool');
+
+/** Runs the tool; with status 1 and one line when it has not been built. */
+function load(name) {
+  const file = path.join(folder, `${name}.cjs`);
+  let text;
+  try {
+    text = fs.readFileSync(file, 'latin1');
+  } catch {
+    process.stderr.write(`${name}: not built (${file} is missing): run "npm run build"\n`);
+    process.exitCode = 1;
+    return;
+  }
+  const cache = path.join(folder, `${name}.${text.slice(2, 18)}.cache`);
+  const script = new vm.Script(
+    `(function (exports, require, module, __filename, __dirname) {${text}\n})`,
+    { filename: file, cachedData: tryReadBytes(cache) },
+  );
+  const wanted = process.env.VDISK_WRITE_CODE_CACHE;
+  if (wanted !== undefined) {
+    process.on('exit', () => fs.writeFileSync(wanted, script.createCachedData()));
+  }
+  const module = { exports: {} };
+  script.runInThisContext().call(module.exports, module.exports, require, module, file, folder);
+}
+
+function tryReadBytes(file) {
+  try {
+    return fs.readFileSync(file);
+  } catch {
+    return undefined;
+  }
+}
+
+module.exports = load;
+
+// `node bin/load.cjs NAME ARGS` does the same as `bin/NAME ARGS`.
+if (require.main === module) load(process.argv.splice(2, 1)[0]);

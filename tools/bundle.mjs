@@ -1,0 +1,121 @@
+#!/usr/bin/env node
+// Bundles every src/tool/bin/NAME.ts into dist/tool/NAME.cjs, which bin/load.cjs starts, and every
+// worker src/host/node/*-worker.ts into dist/tool/*-worker.js. Nothing is done when no source has
+// changed. See docs/decisions/0001-tool-bundles.md for why CommonJS in one file with a code cache.
+import { createHash } from 'node:crypto';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { filesUnder, hashOf, root, tryRead, writeAtomically } from './files.mjs';
+
+const out = join(root, 'dist/tool');
+
+/** The tools that have an entry file, such as 'vdisk-img'. */
+export function toolNames() {
+  const folder = join(root, 'src/tool/bin');
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.ts') && !name.endsWith('.test.ts'))
+    .map((name) => name.slice(0, -3));
+}
+
+function sourceHash() {
+  const sources = filesUnder(['src', 'package.json', 'tools/bundle.mjs'], isSource);
+  return hashOf(sources, process.arch, process.platform);
+}
+
+function isSource(path) {
+  return /\.(ts|json|mjs)$/.test(path) && !path.endsWith('.test.ts');
+}
+
+/** Makes dist/tool fresh; true when there was something to do. */
+export async function bundleTools() {
+  const stamp = join(out, '.stamp');
+  const wanted = sourceHash();
+  const tools = toolNames();
+  const present = tools.every((name) => existsSync(join(out, `${name}.cjs`)));
+  if (present && tryRead(stamp) === wanted) return false;
+  mkdirSync(out, { recursive: true });
+  const esbuild = await import('esbuild');
+  const common = {
+    bundle: true,
+    write: false,
+    platform: 'node',
+    target: 'node20',
+    packages: 'external',
+    charset: 'ascii',
+    legalComments: 'none',
+    logLevel: 'warning',
+    absWorkingDir: root,
+    outdir: out,
+  };
+  const workers = filesUnder(['src/host/node'], (path) => path.endsWith('-worker.ts'));
+  const results = await Promise.all([
+    esbuild.build({
+      ...common,
+      entryPoints: tools.map((name) => `src/tool/bin/${name}.ts`),
+      format: 'cjs',
+      outExtension: { '.js': '.cjs' },
+      // `await import('node:net')` becomes a require() at that moment: the ESM loader never starts.
+      supported: { 'dynamic-import': false },
+      define: { 'import.meta.url': '__bundleUrl' },
+      banner: { js: "const __bundleUrl = require('url').pathToFileURL(__filename).href;" },
+    }),
+    esbuild.build({ ...common, entryPoints: workers, format: 'esm' }),
+  ]);
+  for (const file of results.flatMap((result) => result.outputFiles)) {
+    if (file.path.endsWith('.cjs')) writeTool(file.path, file.text);
+    else if (tryRead(file.path) !== file.text) writeAtomically(file.path, file.text);
+  }
+  removeOld(tools, workers);
+  writeAtomically(stamp, wanted);
+  return true;
+}
+
+/**
+ * Writes a tool with its identity in the first bytes, and V8's compiled code beside it under that
+ * identity: V8 itself would accept the code of another source of the same length.
+ */
+function writeTool(path, text) {
+  const id = createHash('sha256').update(text).digest('hex').slice(0, 16);
+  const content = `/*${id}*/${text}`;
+  // bin/load.cjs reads the bundle as Latin-1, which is fast, and right for ASCII only.
+  if (Buffer.byteLength(content) !== content.length) throw new Error(`${path} is not ASCII`);
+  if (tryRead(path) !== content) writeAtomically(path, content);
+  const cache = path.replace(/\.cjs$/, `.${id}.cache`);
+  if (existsSync(cache)) return;
+  const name = basename(path, '.cjs');
+  for (const args of WARM[name] ?? [['--version']]) {
+    spawnSync(process.execPath, [join(root, 'bin/load.cjs'), name, ...args], {
+      cwd: root,
+      stdio: 'ignore',
+      timeout: 30_000,
+      env: { ...process.env, VDISK_WRITE_CODE_CACHE: cache },
+    });
+  }
+}
+
+/** What runs once after a build so that the code of a usual start is in the cache. */
+const WARM = {};
+
+function removeOld(tools, workers) {
+  const wanted = new Set([
+    ...tools.map((name) => `${name}.cjs`),
+    ...workers.map((path) => basename(path).replace(/\.ts$/, '.js')),
+  ]);
+  for (const name of readdirSync(out)) {
+    const path = join(out, name);
+    if (/\.(cjs|js)$/.test(name) && !wanted.has(name)) rmSync(path);
+    // The cache of an older bundle may be in use by a tool that starts right now.
+    const age = Date.now() - statSync(join(out, name), { throwIfNoEntry: false })?.mtimeMs;
+    if (/\.(cache|tmp)$/.test(name) && age > 3_600_000) rmSync(path, { force: true });
+  }
+}
+
+if (resolve(process.argv[1] ?? '') === fileURLToPath(import.meta.url)) {
+  const started = performance.now();
+  const changed = await bundleTools();
+  const ms = Math.round(performance.now() - started);
+  console.log(`bundles: ${changed ? `built in ${ms} ms` : 'fresh'}: ${toolNames().join(', ')}`);
+}
