@@ -1,0 +1,219 @@
+/**
+ * Backend: the handle through which a device, export, job or tool uses a node.
+ * Requests begin here (N1 in node.ts): bounds are checked, the write cache mode is
+ * applied, and requests in flight are counted so that the graph can be drained.
+ */
+import type { Iov } from '../lib/iov.js';
+import type { ChildParent } from './child.js';
+import { Child } from './child.js';
+import type { PermPair, TruncateOptions } from './driver.js';
+import { BlockError } from './errors.js';
+import type { BlockGraph } from './graph.js';
+import type { BlockNode } from './node.js';
+import type { BlockStatus } from './types.js';
+import { Perm, Req } from './types.js';
+
+export interface BackendInit extends PermPair {
+  readonly graph: BlockGraph;
+  /** For messages and the monitor; '' for anonymous ones. */
+  readonly name: string;
+}
+
+export class Backend implements ChildParent {
+  readonly graph: BlockGraph;
+  readonly name: string;
+  readonly asNode = undefined;
+  /** With the write cache off each write is durable when it completes. */
+  writeCache = true;
+  /** Called when the node's length changed. */
+  onResize: (() => void) | undefined;
+  /** Lets requests past the end reach the node (qemu-io on growable images). */
+  allowBeyondEof = false;
+  #root: Child | undefined;
+  #perms: PermPair;
+  #inFlight = 0;
+  #quiesced = 0;
+  #waiting: (() => void)[] = [];
+  #idle: (() => void)[] = [];
+
+  constructor(init: BackendInit) {
+    this.graph = init.graph;
+    this.name = init.name;
+    this.#perms = { perm: init.perm, shared: init.shared };
+  }
+
+  describeParent(): string {
+    return this.name === '' ? 'block device' : `block device '${this.name}'`;
+  }
+
+  /** The attached node; throws ENOMEDIUM when there is none. */
+  get node(): BlockNode {
+    const root = this.#root;
+    if (root === undefined) throw new BlockError('ENOMEDIUM');
+    return root.node;
+  }
+
+  get root(): Child | undefined {
+    return this.#root;
+  }
+
+  get isInserted(): boolean {
+    return this.#root !== undefined;
+  }
+
+  /** Length in bytes. */
+  get size(): number {
+    return this.node.size;
+  }
+
+  get perms(): PermPair {
+    return this.#perms;
+  }
+
+  /** Requests in flight. */
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Attaches `node`, taking a reference; throws on a permission conflict. */
+  async attach(node: BlockNode): Promise<void> {
+    if (this.#root !== undefined) throw new BlockError('EBUSY', 'Backend already has a node');
+    const edge = new Child(this, 'root', 0, node, this.#perms);
+    await this.graph.attachEdge(edge);
+    this.#root = edge;
+  }
+
+  /** Drains and lets go of the node, which closes if nobody else holds it. */
+  async detach(): Promise<void> {
+    const root = this.#root;
+    if (root === undefined) return;
+    await this.drainBegin();
+    this.#root = undefined;
+    this.drainEnd();
+    await this.graph.detachEdge(root);
+  }
+
+  /** Changes what this backend needs and tolerates. */
+  async setPerms(perms: PermPair): Promise<void> {
+    if (this.#root !== undefined) await this.graph.changePerms(this.#root, perms);
+    this.#perms = perms;
+  }
+
+  /** As {@link detach}, for a backend that is not used any more. */
+  async close(): Promise<void> {
+    await this.detach();
+  }
+
+  read(offset: number, iov: Iov, flags = 0): Promise<void> {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, iov.bytes)) {
+      return this.#slow(offset, iov.bytes, 'read', () => this.read(offset, iov, flags));
+    }
+    return this.#track(root.node.read(offset, iov, flags));
+  }
+
+  write(offset: number, iov: Iov, flags = 0): Promise<void> {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, iov.bytes)) {
+      return this.#slow(offset, iov.bytes, 'write', () => this.write(offset, iov, flags));
+    }
+    return this.#track(root.node.write(offset, iov, this.#fua(flags)));
+  }
+
+  writeZeroes(offset: number, bytes: number, flags = 0): Promise<void> {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, bytes)) {
+      return this.#slow(offset, bytes, 'writeZeroes', () =>
+        this.writeZeroes(offset, bytes, flags),
+      );
+    }
+    return this.#track(root.node.writeZeroes(offset, bytes, this.#fua(flags)));
+  }
+
+  discard(offset: number, bytes: number): Promise<void> {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, bytes)) {
+      return this.#slow(offset, bytes, 'discard', () => this.discard(offset, bytes));
+    }
+    return this.#track(root.node.discard(offset, bytes));
+  }
+
+  flush(): Promise<void> {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0) {
+      return this.#slow(0, 0, 'flush', () => this.flush());
+    }
+    return this.#track(root.node.flush());
+  }
+
+  truncate(bytes: number, options?: Partial<TruncateOptions>): Promise<void> {
+    return this.#track(this.node.truncate(bytes, options));
+  }
+
+  /** Status of the attached node alone. */
+  blockStatus(offset: number, bytes: number, wantZero = true): Promise<BlockStatus> {
+    return this.#track(this.node.blockStatus(offset, bytes, wantZero));
+  }
+
+  /** Holds new requests back and waits for those in flight. Nests. */
+  async drainBegin(): Promise<void> {
+    this.#quiesced++;
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => {
+        this.#idle.push(resolve);
+      });
+    }
+  }
+
+  drainEnd(): void {
+    if (--this.#quiesced > 0) return;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const go of waiting) go();
+  }
+
+  childResized(): void {
+    this.onResize?.();
+  }
+
+  #fua(flags: number): number {
+    return this.writeCache ? flags : flags | Req.fua;
+  }
+
+  #inBounds(root: Child, offset: number, bytes: number): boolean {
+    return offset >= 0 && (offset + bytes <= root.node.size || this.allowBeyondEof);
+  }
+
+  /** Not the common way: no medium, quiesced, or out of bounds. */
+  async #slow(offset: number, bytes: number, op: string, again: () => Promise<void>): Promise<void> {
+    if (this.#quiesced > 0) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+      });
+      return again();
+    }
+    const node = this.node;
+    throw new BlockError('EIO', undefined, { op, node: node.name, offset, bytes });
+  }
+
+  readonly #done = (): void => {
+    if (--this.#inFlight === 0 && this.#idle.length > 0) {
+      const idle = this.#idle;
+      this.#idle = [];
+      for (const go of idle) go();
+    }
+  };
+
+  #track<T>(request: Promise<T>): Promise<T> {
+    this.#inFlight++;
+    // The handlers run before the caller's own, so that a drained backend is really idle.
+    request.then(this.#done, this.#done);
+    return request;
+  }
+}
+
+/** What a tool asks for when it opens an image: reading, and writing if `writable`. */
+export function toolPerms(writable: boolean): PermPair {
+  const perm = Perm.consistentRead | (writable ? Perm.write | Perm.resize : 0);
+  return { perm, shared: Perm.all };
+}

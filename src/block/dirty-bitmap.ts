@@ -1,0 +1,128 @@
+/** Dirty bitmaps: which parts of a node were written since a moment. */
+import { BlockError } from './errors.js';
+
+/**
+ * Bits over a node's bytes, `granularity` bytes each (a power of two). Counted
+ * while `enabled`. Persistent bitmaps are stored by the image's driver at close.
+ */
+export class DirtyBitmap {
+  readonly name: string;
+  readonly granularity: number;
+  enabled: boolean;
+  persistent: boolean;
+  /** Read back from an image that was not closed cleanly: only to be removed. */
+  inconsistent = false;
+  /** A job or export holds it. */
+  busy = false;
+  #bits: Uint8Array;
+  #length: number;
+  #count = 0;
+
+  constructor(init: {
+    name: string;
+    granularity: number;
+    bytes: number;
+    enabled: boolean;
+    persistent: boolean;
+  }) {
+    this.name = init.name;
+    this.granularity = init.granularity;
+    this.enabled = init.enabled;
+    this.persistent = init.persistent;
+    this.#length = init.bytes;
+    this.#bits = new Uint8Array(bytesFor(init.bytes, init.granularity));
+  }
+
+  /** Length covered, in bytes of the node. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Dirty bits, in bytes of the node (a multiple of the granularity). */
+  get dirtyBytes(): number {
+    return this.#count * this.granularity;
+  }
+
+  /** A write of the node; sets the bits if the bitmap is enabled. */
+  noteWritten(offset: number, bytes: number): void {
+    if (this.enabled) this.set(offset, bytes);
+  }
+
+  set(offset: number, bytes: number): void {
+    this.#change(offset, bytes, true);
+  }
+
+  clear(offset = 0, bytes = this.#length): void {
+    this.#change(offset, bytes, false);
+  }
+
+  has(offset: number): boolean {
+    const bit = Math.floor(offset / this.granularity);
+    return ((this.#bits[bit >>> 3] ?? 0) & (1 << (bit & 7))) !== 0;
+  }
+
+  /** First dirty (or clean) byte offset at or after `offset`; undefined if none below length. */
+  next(offset: number, dirty: boolean): number | undefined {
+    const end = Math.ceil(this.#length / this.granularity);
+    let bit = Math.floor(offset / this.granularity);
+    while (bit < end) {
+      const byte = this.#bits[bit >>> 3] ?? 0;
+      if ((bit & 7) === 0 && byte === (dirty ? 0 : 255)) {
+        bit += 8;
+        continue;
+      }
+      if (((byte >>> (bit & 7)) & 1) === (dirty ? 1 : 0)) {
+        return Math.max(offset, bit * this.granularity);
+      }
+      bit++;
+    }
+    return undefined;
+  }
+
+  /** Adds every dirty bit of `source`; granularities may differ. */
+  merge(source: DirtyBitmap): void {
+    if (source.length !== this.length) {
+      throw new BlockError('EINVAL', 'Bitmaps are of different sizes (destination size is ' +
+        `${String(this.length)}, source size is ${String(source.length)}) and can't be merged`);
+    }
+    let at = source.next(0, true);
+    while (at !== undefined) {
+      const end = source.next(at, false) ?? this.#length;
+      this.set(at, end - at);
+      at = source.next(end, true);
+    }
+  }
+
+  /** The node's length changed: new bytes are clean, cut ones forgotten. */
+  resize(bytes: number): void {
+    if (bytes < this.#length) this.#change(bytes, this.#length - bytes, false, true);
+    const bits = new Uint8Array(bytesFor(bytes, this.granularity));
+    bits.set(this.#bits.subarray(0, bits.byteLength));
+    this.#bits = bits;
+    this.#length = bytes;
+  }
+
+  /** The bits, least significant first; shares memory. */
+  raw(): Uint8Array {
+    return this.#bits;
+  }
+
+  #change(offset: number, bytes: number, on: boolean, wholeOnly = false): void {
+    if (bytes <= 0) return;
+    const g = this.granularity;
+    let bit = wholeOnly ? Math.ceil(offset / g) : Math.floor(offset / g);
+    const end = Math.min(Math.ceil((offset + bytes) / g), Math.ceil(this.#length / g));
+    for (; bit < end; bit++) {
+      const at = bit >>> 3;
+      const mask = 1 << (bit & 7);
+      const old = this.#bits[at] ?? 0;
+      if (((old & mask) !== 0) === on) continue;
+      this.#bits[at] = on ? old | mask : old & ~mask;
+      this.#count += on ? 1 : -1;
+    }
+  }
+}
+
+function bytesFor(length: number, granularity: number): number {
+  return Math.ceil(Math.ceil(length / granularity) / 8);
+}

@@ -1,0 +1,77 @@
+/** File names: protocols in front of them, `json:` names, paths relative to an image. */
+import type { HostFiles } from '../host/file.js';
+import { formatJsonLine } from '../lib/json-text.js';
+import type { NodeOptions } from './driver.js';
+import { BlockError } from './errors.js';
+import type { BlockNode } from './node.js';
+
+/** The protocol in front of a name (`nbd` of `nbd://…`), if there is one. */
+export function schemeOf(filename: string): string | undefined {
+  const m = /^([^:/\\]+):/.exec(filename);
+  return m?.[1];
+}
+
+/** The plain name that opens the same node, or its options as `json:{…}`. */
+export function filenameOf(node: BlockNode): string {
+  const exact = exactFilename(node);
+  if (exact !== undefined) return exact;
+  if (node.driver.kind !== 'protocol' && node.file === undefined) return '';
+  return `json:${formatJsonLine(fullOptions(node))}`;
+}
+
+/** A name that opens `node` as it is without options; undefined if only options can say it. */
+export function exactFilename(node: BlockNode): string | undefined {
+  const own = node.instance.exactFilename?.();
+  if (own !== undefined) return own;
+  if (node.driver.kind !== 'format') return undefined;
+  const file = node.file?.node;
+  if (file?.driver.kind !== 'protocol' || backingOverridden(node)) return undefined;
+  if (Object.keys(node.instance.strongOptions?.() ?? {}).length > 0) return undefined;
+  for (const name of node.children.keys()) {
+    if (name !== 'backing' && name !== 'file' && node.explicitOptions[name] !== undefined) {
+      return undefined;
+    }
+  }
+  return exactFilename(file);
+}
+
+/** Whether the backing chain differs from what the image itself names. */
+export function backingOverridden(node: BlockNode): boolean {
+  const backing = node.backing?.node;
+  if (backing === undefined) {
+    return node.autoBackingFile !== '' && node.explicitOptions['backing'] === null;
+  }
+  if (node.explicitOptions['backing'] === undefined) return false;
+  return exactFilename(backing) !== node.autoBackingFile;
+}
+
+/** All options that make up the subtree below `node`. */
+export function fullOptions(node: BlockNode): NodeOptions {
+  const out: NodeOptions = { driver: node.driver.name };
+  Object.assign(out, node.instance.strongOptions?.() ?? {});
+  for (const child of node.children.values()) {
+    if (child.name === 'backing') continue;
+    out[child.name] = fullOptions(child.node);
+  }
+  if (backingOverridden(node)) {
+    const backing = node.backing?.node;
+    out['backing'] = backing === undefined ? null : fullOptions(backing);
+  }
+  return out;
+}
+
+/**
+ * `name` as an image in the folder of `base` means it. Absolute names and names
+ * with a protocol stay. Throws EINVAL where `base` has no folder.
+ */
+export function completePath(files: HostFiles, base: string, name: string): string {
+  if (name === '' || schemeOf(name) !== undefined || files.isAbsolute(name)) return name;
+  if (base.startsWith('json:')) {
+    throw new BlockError('EINVAL', `Cannot use relative backing file names for '${base}'`);
+  }
+  const scheme = schemeOf(base);
+  if (scheme === undefined) return files.join(files.dirname(base), name);
+  const rest = base.slice(scheme.length + 1);
+  const slash = rest.lastIndexOf('/');
+  return `${scheme}:${rest.slice(0, slash + 1)}${name}`;
+}

@@ -1,0 +1,245 @@
+/**
+ * The block graph: named nodes, their edges, and how they come and go.
+ *
+ * Invariants
+ *  G1  Node names are unique among the open nodes of a graph.
+ *  G2  A node lives while an edge or a handle refers to it; the last one closes it,
+ *      then its children are let go in the reverse order of their attachment.
+ *  G3  Permissions hold over each change (P1 to P3 in permissions.ts).
+ *  G4  The graph has no cycle: a node becomes a child before it can have that parent.
+ *
+ * A program may have several graphs; nothing is shared between them.
+ */
+import type { Host } from '../host/host.js';
+import type { HostFiles } from '../host/file.js';
+import { assert } from '../lib/assert.js';
+import { Mutex } from '../lib/mutex.js';
+import { Backend, toolPerms } from './backend.js';
+import { Child } from './child.js';
+import type { Driver, NodeOptions, OpenFlags, PermPair } from './driver.js';
+import { BlockError } from './errors.js';
+import { filenameOf } from './filename.js';
+import type { BlockNode } from './node.js';
+import { openNode } from './open.js';
+import { applyPerms, childPerms, cumulativePerms } from './permissions.js';
+
+/** What to open: a file name, options, or both; or the name of an open node. */
+export interface OpenSpec {
+  /** Plain, with a protocol, or `json:{…}`. */
+  readonly filename?: string | undefined;
+  /** Name of an open node; then nothing else is given. */
+  readonly reference?: string | undefined;
+  /** Nested or dotted options; scalars may be strings. */
+  readonly options?: NodeOptions | undefined;
+  readonly flags?: Partial<OpenFlags> | undefined;
+}
+
+export interface GraphInit {
+  readonly host: Host;
+  /** The catalogue; see catalog/drivers.ts. */
+  readonly drivers: readonly Driver[];
+  /** Receives one-line warnings ("Image format was not specified …"). */
+  readonly onWarning?: (message: string) => void;
+  /** Looks up the secret of a `key-secret=ID` option. */
+  readonly secret?: (id: string) => Promise<Uint8Array>;
+}
+
+export class BlockGraph {
+  readonly host: Host;
+  readonly drivers: readonly Driver[];
+  readonly nodes = new Map<string, BlockNode>();
+  readonly #onWarning: (message: string) => void;
+  readonly #secret: ((id: string) => Promise<Uint8Array>) | undefined;
+  readonly #permLock = new Mutex();
+  #nextName = 0;
+
+  constructor(init: GraphInit) {
+    this.host = init.host;
+    this.drivers = init.drivers;
+    this.#onWarning = init.onWarning ?? ((): void => undefined);
+    this.#secret = init.secret;
+  }
+
+  /** The host's files; throws where there is no file system. */
+  get files(): HostFiles {
+    const { files } = this.host;
+    if (files === undefined) throw new BlockError('ENOTSUP', 'There is no file system here');
+    return files;
+  }
+
+  warn(message: string): void {
+    this.#onWarning(message);
+  }
+
+  /** The secret with this id. Throws BlockError when there is none. */
+  async secret(id: string): Promise<Uint8Array> {
+    if (this.#secret === undefined) throw new BlockError('EINVAL', `No secret with id '${id}'`);
+    return this.#secret(id);
+  }
+
+  tryDriver(name: string): Driver | undefined {
+    return this.drivers.find((d) => d.name === name);
+  }
+
+  driver(name: string): Driver {
+    const found = this.tryDriver(name);
+    if (found === undefined) throw new BlockError('EINVAL', `Unknown driver '${name}'`);
+    return found;
+  }
+
+  tryNode(name: string): BlockNode | undefined {
+    return this.nodes.get(name);
+  }
+
+  /** Opens or finds a node and takes a handle on it; give it back with {@link release}. */
+  async open(spec: OpenSpec): Promise<BlockNode> {
+    const node = await openNode(this, spec);
+    node.refs++;
+    return node;
+  }
+
+  /** Gives a handle back; the last user closes the node (G2). */
+  async release(node: BlockNode): Promise<void> {
+    assert(node.refs > 0, `node '${node.name}' has no handle to release`);
+    node.refs--;
+    await this.closeUnused(node);
+  }
+
+  /** Opens a node and a backend over it. Default: what a tool needs (`toolPerms`). */
+  async openBackend(
+    spec: OpenSpec,
+    init: Partial<PermPair> & { name?: string } = {},
+  ): Promise<Backend> {
+    const defaults = toolPerms(spec.flags?.writable ?? false);
+    const node = await this.open(spec);
+    const backend = new Backend({
+      graph: this,
+      name: init.name ?? '',
+      perm: init.perm ?? defaults.perm,
+      shared: init.shared ?? defaults.shared,
+    });
+    try {
+      await backend.attach(node);
+      backend.writeCache = node.flags.cache.writeback;
+    } finally {
+      await this.release(node);
+    }
+    return backend;
+  }
+
+  /** A name for a node that got none (`#block042`). */
+  generateName(): string {
+    let name: string;
+    do name = `#block${String(this.#nextName++).padStart(3, '0')}`;
+    while (this.nodes.has(name));
+    return name;
+  }
+
+  addNode(node: BlockNode): void {
+    assert(!this.nodes.has(node.name), `G1: two nodes named '${node.name}'`);
+    this.nodes.set(node.name, node);
+  }
+
+  /** Connects an edge whose node exists; checks permissions of the whole graph below. */
+  attachEdge(edge: Child): Promise<void> {
+    return this.#permLock.run(async () => {
+      await applyPerms(new Map([[edge, { perm: edge.perm, shared: edge.shared }]]));
+      edge.node.parents.add(edge);
+      edge.parent.asNode?.children.set(edge.name, edge);
+    });
+  }
+
+  /** Takes an edge away; its node closes when nobody else uses it. */
+  async detachEdge(edge: Child): Promise<void> {
+    await this.#permLock.run(async () => {
+      const parent = edge.parent.asNode;
+      if (parent?.children.get(edge.name) === edge) parent.children.delete(edge.name);
+      edge.node.parents.delete(edge);
+      // Giving permissions back cannot conflict; a lock that cannot be given back goes with close.
+      await applyPerms(new Map([[edge, null]]));
+    });
+    await this.closeUnused(edge.node);
+  }
+
+  changePerms(edge: Child, perms: PermPair): Promise<void> {
+    return this.#permLock.run(() => applyPerms(new Map([[edge, perms]])));
+  }
+
+  /** Recomputes what `node` needs of its children, after its flags or children changed. */
+  refreshPerms(node: BlockNode): Promise<void> {
+    return this.#permLock.run(async () => {
+      const total = cumulativePerms(node);
+      const change = new Map<Child, PermPair>();
+      for (const child of node.children.values()) {
+        change.set(child, childPerms(node, child, total));
+      }
+      await applyPerms(change);
+    });
+  }
+
+  /**
+   * Puts `to` in the place of what `edge` points at. The caller drains the edge's
+   * parent and holds a handle on both nodes. Permissions are checked first (G3).
+   */
+  async replaceEdge(edge: Child, to: BlockNode): Promise<void> {
+    const from = edge.node;
+    if (from === to) return;
+    await this.#permLock.run(async () => {
+      from.parents.delete(edge);
+      edge.node = to;
+      try {
+        await applyPerms(new Map([[edge, { perm: edge.perm, shared: edge.shared }]]));
+      } catch (e) {
+        edge.node = from;
+        from.parents.add(edge);
+        throw e;
+      }
+      to.parents.add(edge);
+    });
+    edge.parent.asNode?.refreshLimits();
+    edge.parent.childResized?.(edge);
+    await this.closeUnused(from);
+  }
+
+  /** Closes `node` if neither edge nor handle refers to it (G2). */
+  async closeUnused(node: BlockNode): Promise<void> {
+    if (node.refs > 0 || node.parents.size > 0 || this.nodes.get(node.name) !== node) return;
+    this.nodes.delete(node.name);
+    let failure: unknown;
+    try {
+      await node.instance.close();
+    } catch (e) {
+      failure = e;
+    }
+    for (const child of [...node.children.values()].reverse()) await this.detachEdge(child);
+    if (failure !== undefined) throw failure;
+  }
+
+  /**
+   * No request is in flight to `node` and none will begin until {@link drainEnd}:
+   * every backend above it is held (N1 in node.ts).
+   */
+  async drainBegin(node: BlockNode): Promise<void> {
+    for (const edge of node.parents) await edge.parent.drainBegin();
+    await node.instance.drainBegin?.();
+  }
+
+  drainEnd(node: BlockNode): void {
+    node.instance.drainEnd?.();
+    for (const edge of node.parents) edge.parent.drainEnd();
+  }
+
+  filenameOf(node: BlockNode): string {
+    return filenameOf(node);
+  }
+
+  /** Releases everything that is still open, for the end of a program. */
+  async close(): Promise<void> {
+    for (const node of [...this.nodes.values()]) {
+      if (node.refs > 0) {
+        node.refs = 0;
+        await this.closeUnused(node);
+      }
+    }
+  }
+}

@@ -1,0 +1,191 @@
+/** Block status: what a node, or a chain of images, knows of a run of bytes. */
+import { BlockError } from './errors.js';
+import type { BlockNode } from './node.js';
+import type { BlockStatus, ChainStatus, DriverStatus } from './types.js';
+
+/** Status of `node` alone. `wantZero`: spend effort (SEEK_HOLE, children) to find zeroes. */
+export async function nodeStatus(
+  node: BlockNode,
+  offset: number,
+  bytes: number,
+  wantZero: boolean,
+): Promise<BlockStatus> {
+  const left = node.size - offset;
+  if (left <= 0) return endOfNode();
+  const want = Math.min(bytes, left);
+  if (want === 0) return { ...endOfNode(), eof: false };
+  if (node.instance.blockStatus === undefined) return opaque(node, offset, want, left);
+  const own = await alignedStatus(node, offset, want, wantZero);
+  if (own.recurse === true && own.file !== undefined && !own.data && !own.zero) {
+    const below = await nodeStatus(own.file, own.offset ?? 0, own.bytes, wantZero);
+    const n = below.bytes === 0 ? own.bytes : below.bytes;
+    return { ...below, bytes: n, eof: n === left };
+  }
+  return finish(node, offset, own, wantZero, left);
+}
+
+function endOfNode(): BlockStatus {
+  return {
+    bytes: 0,
+    data: false,
+    zero: false,
+    allocated: false,
+    offset: undefined,
+    file: undefined,
+    compressed: false,
+    eof: true,
+  };
+}
+
+/** A driver that cannot tell: all of it is data. */
+function opaque(node: BlockNode, offset: number, bytes: number, left: number): BlockStatus {
+  const protocol = node.driver.kind === 'protocol';
+  return {
+    bytes,
+    data: true,
+    zero: false,
+    allocated: true,
+    offset: protocol ? offset : undefined,
+    file: protocol ? node : undefined,
+    compressed: false,
+    eof: bytes === left,
+  };
+}
+
+/** Asks the instance with aligned bounds and cuts the answer to what was asked. */
+async function alignedStatus(
+  node: BlockNode,
+  offset: number,
+  bytes: number,
+  wantZero: boolean,
+): Promise<DriverStatus> {
+  const align = node.limits.requestAlignment;
+  const start = offset - (offset % align);
+  const end = offset + bytes;
+  const stop = Math.min(end + ((align - (end % align)) % align), Math.max(node.size, end));
+  const ask = node.instance.blockStatus;
+  if (ask === undefined) throw new BlockError('ENOTSUP');
+  const s = await ask.call(node.instance, start, stop - start, wantZero);
+  const skip = offset - start;
+  if (s.bytes <= skip) throw new BlockError('EIO', `Block status of '${node.name}' is too short`);
+  return {
+    ...s,
+    bytes: Math.min(s.bytes - skip, bytes),
+    ...(s.offset === undefined ? {} : { offset: s.offset + skip }),
+  };
+}
+
+async function finish(
+  node: BlockNode,
+  offset: number,
+  own: DriverStatus,
+  wantZero: boolean,
+  left: number,
+): Promise<BlockStatus> {
+  const protocol = node.driver.kind === 'protocol';
+  const status: BlockStatus = {
+    bytes: own.bytes,
+    data: own.data,
+    zero: own.zero,
+    allocated: protocol || own.allocated || own.data || own.zero,
+    offset: own.offset,
+    file: own.file ?? (protocol && own.offset !== undefined ? node : undefined),
+    compressed: own.compressed ?? false,
+    eof: false,
+  };
+  if (!status.allocated) await zeroWithoutBacking(node, offset, status, wantZero);
+  if (wantZero && own.recurse === true && status.data && !status.zero) {
+    await zeroInChild(node, status);
+  }
+  status.eof = status.bytes === left;
+  return status;
+}
+
+/** An unallocated run reads as zeroes where no backing file covers it. */
+async function zeroWithoutBacking(
+  node: BlockNode,
+  offset: number,
+  status: BlockStatus,
+  wantZero: boolean,
+): Promise<void> {
+  if (node.driver.supportsBacking !== true) return;
+  const backing = node.backing;
+  if (backing === undefined) {
+    status.zero = true;
+  } else if (wantZero && offset >= backing.size) {
+    status.zero = true;
+  }
+  await Promise.resolve();
+}
+
+/** Where the data lies in a hole of its file, it reads as zeroes. */
+async function zeroInChild(node: BlockNode, status: BlockStatus): Promise<void> {
+  const { file, offset } = status;
+  if (file === undefined || offset === undefined || file === node) return;
+  const below = await nodeStatus(file, offset, status.bytes, true);
+  if (below.eof && (below.bytes === 0 || below.zero)) {
+    status.zero = true;
+  } else if (below.bytes > 0) {
+    status.bytes = Math.min(status.bytes, below.bytes);
+    if (below.zero) status.zero = true;
+  }
+}
+
+/** The node below `node` that it reads through: filter child first, else backing. */
+export function below(node: BlockNode): BlockNode | undefined {
+  return filtered(node) ?? node.backing?.node;
+}
+
+/** The child that a filter passes requests to. */
+export function filtered(node: BlockNode): BlockNode | undefined {
+  return node.driver.kind === 'filter' ? node.file?.node : undefined;
+}
+
+/** The first node at or below `node` that is no filter. */
+export function skipFilters(node: BlockNode): BlockNode {
+  let at = node;
+  for (let next = filtered(at); next !== undefined; next = filtered(at)) at = next;
+  return at;
+}
+
+/**
+ * Status over the chain from `top` down to, not including, `base` (undefined: to
+ * the end): the first image that has the run decides.
+ */
+export async function chainStatus(
+  top: BlockNode,
+  base: BlockNode | undefined,
+  offset: number,
+  bytes: number,
+  wantZero = true,
+): Promise<ChainStatus> {
+  const first = await nodeStatus(top, offset, bytes, wantZero);
+  let depth = 0;
+  if (first.bytes === 0 || first.allocated) return { ...first, depth };
+  let run = first;
+  const eof = first.eof;
+  const cap = first.bytes;
+  for (let p = below(top); p !== undefined && p !== base; p = below(p)) {
+    if (filtered(p) === undefined) depth++;
+    const s = await nodeStatus(p, offset, run.bytes, wantZero);
+    if (s.bytes === 0) {
+      // Past the end of the shorter backing file the run reads as zeroes, from this layer.
+      return { ...run, zero: true, allocated: true, data: false, offset: undefined, file: p, depth,
+        eof: eof && run.bytes === cap };
+    }
+    run = { ...s, eof: eof && s.bytes === cap };
+    if (s.allocated) return { ...run, depth };
+  }
+  return { ...run, allocated: false, depth };
+}
+
+/** How many bytes from `offset` have one answer to "is it in the chain above `base`?". */
+export async function isAllocatedAbove(
+  top: BlockNode,
+  base: BlockNode | undefined,
+  offset: number,
+  bytes: number,
+): Promise<{ allocated: boolean; bytes: number; depth: number }> {
+  const s = await chainStatus(top, base, offset, bytes, false);
+  return { allocated: s.allocated, bytes: s.bytes, depth: s.depth };
+}
