@@ -123,9 +123,7 @@ export class Backend implements ChildParent {
   writeZeroes(offset: number, bytes: number, flags = 0): Promise<void> {
     const root = this.#root;
     if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, bytes)) {
-      return this.#slow(offset, bytes, 'writeZeroes', () =>
-        this.writeZeroes(offset, bytes, flags),
-      );
+      return this.#slow(offset, bytes, 'writeZeroes', () => this.writeZeroes(offset, bytes, flags));
     }
     return this.#track(root.node.writeZeroes(offset, bytes, this.#fua(flags)));
   }
@@ -185,7 +183,12 @@ export class Backend implements ChildParent {
   }
 
   /** Not the common way: no medium, quiesced, or out of bounds. */
-  async #slow(offset: number, bytes: number, op: string, again: () => Promise<void>): Promise<void> {
+  async #slow(
+    offset: number,
+    bytes: number,
+    op: string,
+    again: () => Promise<void>,
+  ): Promise<void> {
     if (this.#quiesced > 0) {
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);

@@ -82,8 +82,11 @@ export class DirtyBitmap {
   /** Adds every dirty bit of `source`; granularities may differ. */
   merge(source: DirtyBitmap): void {
     if (source.length !== this.length) {
-      throw new BlockError('EINVAL', 'Bitmaps are of different sizes (destination size is ' +
-        `${String(this.length)}, source size is ${String(source.length)}) and can't be merged`);
+      throw new BlockError(
+        'EINVAL',
+        'Bitmaps are of different sizes (destination size is ' +
+          `${String(this.length)}, source size is ${String(source.length)}) and can't be merged`,
+      );
     }
     let at = source.next(0, true);
     while (at !== undefined) {

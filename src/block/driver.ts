@@ -18,12 +18,7 @@ import type { Child } from './child.js';
 import type { BlockGraph } from './graph.js';
 import type { BlockNode } from './node.js';
 import type { Backend } from './backend.js';
-import type {
-  BlockLimits,
-  CacheMode,
-  DriverStatus,
-  Preallocation,
-} from './types.js';
+import type { BlockLimits, CacheMode, DriverStatus, Preallocation } from './types.js';
 
 /** Options of a node: one nested object; scalars may still be strings from a command line. */
 export type NodeOptions = Record<string, unknown>;

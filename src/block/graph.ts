@@ -11,6 +11,7 @@
  * A program may have several graphs; nothing is shared between them.
  */
 import type { Host } from '../host/host.js';
+import type { HostCrypto } from '../host/crypto.js';
 import type { HostFiles } from '../host/file.js';
 import { assert } from '../lib/assert.js';
 import { Mutex } from '../lib/mutex.js';
@@ -65,6 +66,13 @@ export class BlockGraph {
     const { files } = this.host;
     if (files === undefined) throw new BlockError('ENOTSUP', 'There is no file system here');
     return files;
+  }
+
+  /** The host's ciphers and hashes; throws where there are none. */
+  async crypto(): Promise<HostCrypto> {
+    const { loadCrypto } = this.host;
+    if (loadCrypto === undefined) throw new BlockError('ENOTSUP', 'There is no cryptography here');
+    return loadCrypto();
   }
 
   warn(message: string): void {

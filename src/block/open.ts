@@ -177,7 +177,13 @@ async function openFormat(plan: Plan, given: Driver | undefined): Promise<BlockN
   }
   try {
     const driver = given ?? (await probe(graph, file, plan.filename ?? ''));
-    return await build(plan, driver, without(plan.own, key), { key, node: file }, given === undefined);
+    return await build(
+      plan,
+      driver,
+      without(plan.own, key),
+      { key, node: file },
+      given === undefined,
+    );
   } finally {
     file.refs--;
     await graph.closeUnused(file);
@@ -239,8 +245,11 @@ export async function probe(graph: BlockGraph, file: BlockNode, name: string): P
     try {
       await file.read(0, Iov.of(head));
     } catch (e) {
-      throw new BlockError('EIO', 'Could not read image for determining its format: ' +
-        messageOf(e), { cause: e });
+      throw new BlockError(
+        'EIO',
+        'Could not read image for determining its format: ' + messageOf(e),
+        { cause: e },
+      );
     }
   }
   let best: Driver | undefined;
@@ -445,9 +454,10 @@ async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise
     return;
   }
   try {
-    const filename = named || explicit['driver'] !== undefined && node.autoBackingFile === ''
-      ? undefined
-      : backingPath(plan.graph, node);
+    const filename =
+      named || (explicit['driver'] !== undefined && node.autoBackingFile === '')
+        ? undefined
+        : backingPath(plan.graph, node);
     const chain = extendChain(plan.how.chain, node);
     if (filename !== undefined && chain.includes(filename)) {
       throw new BlockError('ELOOP', `Backing file '${filename}' creates an infinite loop.`);

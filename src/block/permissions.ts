@@ -85,7 +85,7 @@ function checkReadOnly(node: BlockNode, perm: number): void {
   const writes = Perm.write | Perm.writeUnchanged;
   if ((perm & writes) === 0 || !node.readOnly || node.reopeningWritable) return;
   if (node.instance.write === undefined && node.driver.kind !== 'filter') {
-    throw new BlockError('EPERM', "Block node is read-only");
+    throw new BlockError('EPERM', 'Block node is read-only');
   }
   throw new BlockError('EPERM', 'Block node is read-only');
 }
@@ -105,8 +105,8 @@ function checkConflicts(node: BlockNode, change: PermChange): void {
 }
 
 function conflict(node: BlockNode, a: Child, pa: PermPair, b: Child, pb: PermPair): void {
-  const denied = (pa.perm & ~pb.shared) !== 0 ? [a, pa, b, pb] as const : undefined;
-  const denies = (pb.perm & ~pa.shared) !== 0 ? [b, pb, a, pa] as const : undefined;
+  const denied = (pa.perm & ~pb.shared) !== 0 ? ([a, pa, b, pb] as const) : undefined;
+  const denies = (pb.perm & ~pa.shared) !== 0 ? ([b, pb, a, pa] as const) : undefined;
   const found = denied ?? denies;
   if (found === undefined) return;
   const [user, needs, blocker, lets] = found;

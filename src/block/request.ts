@@ -209,9 +209,11 @@ async function zeroAligned(
     return;
   }
   const serialising = (flags & Req.serialising) !== 0;
-  await node.tracker().run({ offset: start, bytes: stop - start, serialising }, () =>
-    zeroPieces(node, start, stop, flags),
-  );
+  await node
+    .tracker()
+    .run({ offset: start, bytes: stop - start, serialising }, () =>
+      zeroPieces(node, start, stop, flags),
+    );
 }
 
 async function zeroPieces(

@@ -170,8 +170,16 @@ export async function chainStatus(
     const s = await nodeStatus(p, offset, run.bytes, wantZero);
     if (s.bytes === 0) {
       // Past the end of the shorter backing file the run reads as zeroes, from this layer.
-      return { ...run, zero: true, allocated: true, data: false, offset: undefined, file: p, depth,
-        eof: eof && run.bytes === cap };
+      return {
+        ...run,
+        zero: true,
+        allocated: true,
+        data: false,
+        offset: undefined,
+        file: p,
+        depth,
+        eof: eof && run.bytes === cap,
+      };
     }
     run = { ...s, eof: eof && s.bytes === cap };
     if (s.allocated) return { ...run, depth };

@@ -14,8 +14,10 @@ export async function truncateNode(
   options: TruncateOptions,
 ): Promise<void> {
   if (bytes < 0 || bytes > MAX_LENGTH) {
-    throw new BlockError('EFBIG', 'Required too big image size, it must be not greater than ' +
-      `${String(MAX_LENGTH)}`);
+    throw new BlockError(
+      'EFBIG',
+      'Required too big image size, it must be not greater than ' + `${String(MAX_LENGTH)}`,
+    );
   }
   if (node.readOnly) throw new BlockError('EACCES', 'Image is read-only');
   const old = node.size;
@@ -31,7 +33,8 @@ export async function truncateNode(
   }
   node.writeGeneration++;
   await node.refreshLength();
-  if (node.size > old) for (const b of node.dirtyBitmaps.values()) b.noteWritten(old, node.size - old);
+  if (node.size > old)
+    for (const b of node.dirtyBitmaps.values()) b.noteWritten(old, node.size - old);
 }
 
 /** Whether the backing file holds something where the node is about to grow. */

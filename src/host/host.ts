@@ -1,5 +1,6 @@
 /** Port: everything that a graph needs from the machine it runs on, in one record. */
 import type { Compression } from './compression.js';
+import type { HostCrypto } from './crypto.js';
 import type { HostFiles } from './file.js';
 
 /** Timer port; times in milliseconds. */
@@ -26,6 +27,8 @@ export interface Host {
   /** Undefined where there is no file system (a browser without OPFS). */
   readonly files: HostFiles | undefined;
   readonly compression: Compression;
+  /** Loads the ciphers and hashes; absent where the host has none that disks need. */
+  readonly loadCrypto?: () => Promise<HostCrypto>;
   readonly clock: Clock;
   readonly random: RandomSource;
   readonly hot: Hot;

@@ -14,6 +14,7 @@ export function nodeHost(): Host {
   return (host ??= {
     files: fsFiles(),
     compression: nodeCompression,
+    loadCrypto: async () => (await import('./crypto.js')).nodeCrypto(),
     clock: nodeClock,
     random: nodeRandom,
     hot: { isZero: isZeroBytes, crc32c },
