@@ -16,7 +16,7 @@ import type { HostFiles } from '../host/file.js';
 import { assert } from '../lib/assert.js';
 import { Mutex } from '../lib/mutex.js';
 import { Backend, toolPerms } from './backend.js';
-import { Child } from './child.js';
+import type { Child } from './child.js';
 import type { Driver, NodeOptions, OpenFlags, PermPair } from './driver.js';
 import { BlockError } from './errors.js';
 import { filenameOf } from './filename.js';
@@ -220,7 +220,7 @@ export class BlockGraph {
       failure = e;
     }
     for (const child of [...node.children.values()].reverse()) await this.detachEdge(child);
-    if (failure !== undefined) throw failure;
+    if (failure instanceof Error) throw failure;
   }
 
   /**

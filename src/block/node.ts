@@ -11,7 +11,7 @@
  *  N4  `writeGeneration` grows after a write completed; a flush is skipped only if one
  *      that began at this generation has completed.
  */
-import { Iov } from '../lib/iov.js';
+import type { Iov } from '../lib/iov.js';
 import type { Child } from './child.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { Driver, DriverInstance, NodeOptions, OpenFlags, TruncateOptions } from './driver.js';

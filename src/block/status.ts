@@ -63,9 +63,8 @@ async function alignedStatus(
   const start = offset - (offset % align);
   const end = offset + bytes;
   const stop = Math.min(end + ((align - (end % align)) % align), Math.max(node.size, end));
-  const ask = node.instance.blockStatus;
-  if (ask === undefined) throw new BlockError('ENOTSUP');
-  const s = await ask.call(node.instance, start, stop - start, wantZero);
+  const s = await node.instance.blockStatus?.(start, stop - start, wantZero);
+  if (s === undefined) throw new BlockError('ENOTSUP');
   const skip = offset - start;
   if (s.bytes <= skip) throw new BlockError('EIO', `Block status of '${node.name}' is too short`);
   return {

@@ -16,7 +16,7 @@ export async function truncateNode(
   if (bytes < 0 || bytes > MAX_LENGTH) {
     throw new BlockError(
       'EFBIG',
-      'Required too big image size, it must be not greater than ' + `${String(MAX_LENGTH)}`,
+      'Required too big image size, it must be not greater than ' + String(MAX_LENGTH),
     );
   }
   if (node.readOnly) throw new BlockError('EACCES', 'Image is read-only');

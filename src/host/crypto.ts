@@ -1,4 +1,4 @@
-/** Port: cryptographic primitives of the host. Encryption of images is built on them in block/crypto. */
+/** Port: cryptographic primitives of the host; block/crypto builds encrypted images on them. */
 
 /** Hashes by QEMU's names (QCryptoHashAlgo). */
 export type HashName =

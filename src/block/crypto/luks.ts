@@ -192,7 +192,8 @@ export class LuksVolume {
     if (slot === undefined) {
       throw new BlockError(
         'EINVAL',
-        `Invalid keyslot ${String(index)} specified, must be between 0 and ${String(LUKS_SLOTS - 1)}`,
+        `Invalid keyslot ${String(index)} specified, must be between 0 and ` +
+          String(LUKS_SLOTS - 1),
       );
     }
     return slot;
