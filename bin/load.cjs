@@ -1,5 +1,5 @@
 // Starts a bundled tool (dist/tool/NAME.cjs) with V8's compiled code from the build, so that start
-// costs reading two files and no parsing. See docs/decisions/0001-tool-bundles.md.
+// costs reading two files and no parsing. See docs/decisions/0004-tool-bundles.md.
 'use strict';
 const fs = require('fs');
 const path = require('path');

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Bundles every src/tool/bin/NAME.ts into dist/tool/NAME.cjs, which bin/load.cjs starts, and every
 // worker src/host/node/*-worker.ts into dist/tool/*-worker.js. Nothing is done when no source has
-// changed. See docs/decisions/0001-tool-bundles.md for why CommonJS in one file with a code cache.
+// changed. See docs/decisions/0004-tool-bundles.md for why CommonJS in one file with a code cache.
 import { createHash } from 'node:crypto';
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';

@@ -17,10 +17,10 @@ const CODE = /\.(ts|mts|js|mjs|cjs|c|cc|cpp|h|hpp)$/;
 const SCRIPT = /\.(ts|mts|js|mjs|cjs)$/;
 const SKIP = new Set(['node_modules', 'build', 'prebuilds', 'dist', 'golden']);
 
-const BASE = ['lib', 'host', 'options', 'block'];
+const BASE = ['lib', 'host', 'options', 'wire', 'block'];
 const DRIVERS = ['format', 'filter', 'protocol'];
 const UPPER = ['job', 'virtio', 'export', 'device'];
-const ALL = [...BASE, 'wire', ...DRIVERS, ...UPPER, 'catalog', 'machine', 'monitor'];
+const ALL = [...BASE, ...DRIVERS, ...UPPER, 'catalog', 'machine', 'monitor'];
 
 /** Area of src/ → the areas that it may import (itself always, but for SIBLINGS). */
 const MAY_IMPORT = {
@@ -31,14 +31,14 @@ const MAY_IMPORT = {
   block: ['lib', 'host', 'options'],
   format: BASE,
   filter: BASE,
-  protocol: [...BASE, 'wire'],
+  protocol: BASE,
   job: [...BASE, 'filter'],
-  virtio: [...BASE, 'wire'],
-  export: [...BASE, 'wire', 'virtio'],
-  device: [...BASE, 'wire', 'virtio'],
-  catalog: [...BASE, 'wire', ...DRIVERS, ...UPPER],
-  machine: [...BASE, 'wire', ...DRIVERS, ...UPPER, 'catalog'],
-  monitor: [...BASE, 'wire', ...DRIVERS, ...UPPER, 'catalog', 'machine'],
+  virtio: BASE,
+  export: [...BASE, 'virtio'],
+  device: [...BASE, 'virtio'],
+  catalog: [...BASE, ...DRIVERS, ...UPPER],
+  machine: [...BASE, ...DRIVERS, ...UPPER, 'catalog'],
+  monitor: [...BASE, ...DRIVERS, ...UPPER, 'catalog', 'machine'],
   'host/node': ['lib', 'host'],
   'host/web': ['lib', 'host'],
   tool: [...ALL, 'host/node', 'index'],
