@@ -48,7 +48,10 @@ export default tseslint.config(
           message: 'a cast through unknown hides a wrong type: narrow or parse it instead',
         },
       ],
-      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
+      '@typescript-eslint/no-unused-vars': [
+        'error',
+        { argsIgnorePattern: '^_', varsIgnorePattern: '^_', ignoreRestSiblings: true },
+      ],
       '@typescript-eslint/restrict-template-expressions': [
         'error',
         { allowNumber: true, allowBoolean: true },
@@ -71,8 +74,10 @@ export default tseslint.config(
       ],
       // `void | Promise<void>` is the result of a callback that may wait.
       '@typescript-eslint/no-invalid-void-type': 'off',
-      // Typed option declarations carry their type in a parameter that appears once.
+      // Typed option declarations carry their type in a parameter that appears once, and infer
+      // object types that may have no field.
       '@typescript-eslint/no-unnecessary-type-parameters': 'off',
+      '@typescript-eslint/no-generated-empty-object-type': 'off',
       // `() => void call()` in callbacks is how a result is dropped on purpose.
       '@typescript-eslint/no-confusing-void-expression': 'off',
       '@typescript-eslint/no-meaningless-void-operator': 'off',
