@@ -8,17 +8,25 @@
  */
 import { JsonDouble } from '../lib/json-text.js';
 import { MAX_SIZE_TEXT, parseInteger, parseSize } from '../lib/sizes.js';
+import { optBool, optNumber, optSize, parseBoolWord } from './opt-values.js';
 import { OptionError } from './option-error.js';
 import type { Alternatives, Decl, Fields, Shape } from './schema.js';
 
 /** Where a value comes from, and what it is called. */
 export interface ParseHow {
-  /** 'qmp': typed values only; 'keyval': scalars may be text. */
-  readonly from: 'qmp' | 'keyval';
+  /**
+   * 'qmp': typed JSON values only. 'keyval': scalars may be text, errors as `--blockdev` and
+   * `--object` word them. 'opts': the same with the rules and errors of the old option lists, as
+   * for `--image-opts` and `json:` file names (sizes with suffix wherever a size is meant, typed
+   * scalars taken as their text, null as missing).
+   */
+  readonly from: 'qmp' | 'keyval' | 'opts';
   /** Path of the value itself, put before the names in error texts. */
   readonly path?: string;
   /** Declarations that `t.ref(name)` stands for. */
   readonly types?: ReadonlyMap<string, Decl>;
+  /** Words the error for a name that nobody declared; default "Parameter 'x' is unexpected". */
+  readonly unexpected?: (path: string) => OptionError;
 }
 
 interface Place {
@@ -50,8 +58,24 @@ function kindOf(value: unknown): JsonKind {
 }
 
 function wrongType(at: Place, expected: string): OptionError {
-  const path = at.path === '' ? 'null' : at.path;
+  const path = at.path === '' ? '<anonymous>' : at.path;
   return new OptionError(`Invalid parameter type for '${path}', expected: ${expected}`, at.path);
+}
+
+/** A scalar was expected, but dotted keys made an object or list of it. */
+function refuseContainer(value: unknown, at: Place, how: ParseHow): void {
+  if (how.from !== 'qmp' && typeof value === 'object' && value !== null) {
+    if (value instanceof JsonDouble) return;
+    throw new OptionError(`Parameters '${at.path}.*' are unexpected`, at.path);
+  }
+}
+
+/** In 'opts' mode: the text of a typed scalar; other values as they are. */
+function scalarText(value: unknown, how: ParseHow): unknown {
+  if (how.from !== 'opts') return value;
+  if (typeof value === 'boolean') return value ? 'on' : 'off';
+  if (value instanceof JsonDouble) return String(value.value);
+  return typeof value === 'number' || typeof value === 'bigint' ? String(value) : value;
 }
 
 function expects(shown: string, at: Place, what: string): OptionError {
@@ -67,18 +91,10 @@ function element(at: Place, index: number, how: ParseHow): Place {
   return { path: at.path + mark, name: 'null' };
 }
 
-const TRUE_WORDS = new Set(['on', 'yes', 'true', 'y']);
-const FALSE_WORDS = new Set(['off', 'no', 'false', 'n']);
-
-/** The truth value of a word on a command line, or undefined. */
-export function parseBoolWord(word: string): boolean | undefined {
-  if (TRUE_WORDS.has(word)) return true;
-  return FALSE_WORDS.has(word) ? false : undefined;
-}
-
 function parseBool(value: unknown, at: Place, how: ParseHow): boolean {
   if (typeof value === 'boolean') return value;
   if (how.from === 'qmp' || typeof value !== 'string') throw wrongType(at, 'boolean');
+  if (how.from === 'opts') return optBool(at.path, value);
   const found = parseBoolWord(value);
   if (found === undefined) throw expects(at.path, at, "'on' or 'off'");
   return found;
@@ -91,17 +107,17 @@ const TWO_64 = 1n << 64n;
 function exactInteger(value: unknown, how: ParseHow): bigint | undefined {
   if (typeof value === 'bigint') return value;
   if (typeof value === 'number') return Number.isInteger(value) ? BigInt(value) : undefined;
-  return how.from === 'keyval' && typeof value === 'string' ? parseInteger(value) : undefined;
+  return how.from !== 'qmp' && typeof value === 'string' ? parseInteger(value) : undefined;
 }
 
 /** An integer within 64 bits, negative ones taken modulo 2^64 when unsigned, as QEMU does. */
 function parseInt64(value: unknown, at: Place, how: ParseHow, unsigned: boolean): bigint {
-  const exact = exactInteger(value, how);
+  const isText = how.from !== 'qmp' && typeof value === 'string';
+  const exact =
+    isText && how.from === 'opts' ? optNumber(at.path, value) : exactInteger(value, how);
   const top = unsigned ? TWO_64 : TWO_63;
   if (exact === undefined || exact >= top || exact < -TWO_63) {
-    if (how.from === 'keyval' && typeof value === 'string') {
-      throw expects(at.path, at, 'integer');
-    }
+    if (isText) throw expects(at.path, at, 'integer');
     if (unsigned && how.from === 'qmp') throw expects(at.path, at, 'uint64');
     throw wrongType(at, 'integer');
   }
@@ -123,22 +139,29 @@ function parseInt(
   throw expects(at.path, at, `a value from ${least} to ${most}`);
 }
 
-function parseSizeValue(value: unknown, at: Place, how: ParseHow): number {
-  if (how.from === 'keyval' && typeof value === 'string') {
+function parseSizeValue(
+  shape: Extract<Shape, { kind: 'size' }>,
+  value: unknown,
+  at: Place,
+  how: ParseHow,
+): number {
+  if (how.from === 'opts' && typeof value === 'string') return optSize(at.path, value);
+  if (how.from === 'keyval' && typeof value === 'string' && shape.qapi === 'size') {
     const size = parseSize(value);
     if (size.status === 'ok') return size.bytes;
     if (size.status !== 'limit') throw expects(at.path, at, 'size');
     throw expects(at.path, at, `a value from 0 to ${MAX_SIZE_TEXT}`);
   }
-  const shape = { kind: 'int', type: undefined, unsigned: true, min: 0 } as const;
-  return parseInt({ ...shape, max: Number.MAX_SAFE_INTEGER }, value, at, how);
+  const unsigned = shape.qapi === 'size';
+  const integer = { kind: 'int', type: undefined, unsigned, min: 0 } as const;
+  return parseInt({ ...integer, max: Number.MAX_SAFE_INTEGER }, value, at, how);
 }
 
 function parseNumber(value: unknown, at: Place, how: ParseHow): number {
   if (value instanceof JsonDouble) return value.value;
   if (typeof value === 'number' && Number.isFinite(value)) return value;
   if (typeof value === 'bigint') return Number(value);
-  if (how.from === 'keyval' && typeof value === 'string') {
+  if (how.from !== 'qmp' && typeof value === 'string') {
     const found = value.trim() === '' ? NaN : Number(value);
     if (!Number.isFinite(found)) throw expects(at.path, at, 'number');
     return found;
@@ -146,17 +169,27 @@ function parseNumber(value: unknown, at: Place, how: ParseHow): number {
   throw wrongType(at, 'number');
 }
 
-function parseEnum(values: readonly string[], value: unknown, at: Place): string {
+function parseEnum(
+  shape: Extract<Shape, { kind: 'enum' }>,
+  value: unknown,
+  at: Place,
+  how: ParseHow,
+): string {
   if (typeof value !== 'string') throw wrongType(at, 'string');
-  if (values.includes(value)) return value;
-  throw new OptionError(`Parameter '${at.name}' does not accept value '${value}'`, at.path);
+  if (shape.values.includes(value)) return value;
+  const text =
+    how.from === 'opts'
+      ? (shape.invalid?.(value) ?? `invalid parameter value: ${value}`)
+      : `Parameter '${at.name}' does not accept value '${value}'`;
+  throw new OptionError(text, at.path);
 }
 
-function asObject(value: unknown, at: Place): Map<string, unknown> {
+function asObject(value: unknown, at: Place, how: ParseHow): Map<string, unknown> {
   if (kindOf(value) !== 'object') throw wrongType(at, 'object');
   const members = new Map<string, unknown>();
   for (const [key, each] of Object.entries(value as object)) {
-    if (each !== undefined) members.set(key, each);
+    const missing = each === undefined || (each === null && how.from === 'opts');
+    if (!missing) members.set(key, each);
   }
   return members;
 }
@@ -184,9 +217,10 @@ function parseFields(
   }
 }
 
-function refuseRest(input: Map<string, unknown>, at: Place): void {
+function refuseRest(input: Map<string, unknown>, at: Place, how: ParseHow): void {
   for (const key of input.keys()) {
     const { path } = member(at, key);
+    if (how.unexpected !== undefined) throw how.unexpected(path);
     throw new OptionError(`Parameter '${path}' is unexpected`, path);
   }
 }
@@ -197,10 +231,10 @@ function emptyRecord(): Record<string, unknown> {
 }
 
 function parseStruct(fields: Fields, value: unknown, at: Place, how: ParseHow): unknown {
-  const input = asObject(value, at);
+  const input = asObject(value, at, how);
   const output = emptyRecord();
   parseFields(fields, input, output, at, how);
-  refuseRest(input, at);
+  refuseRest(input, at, how);
   return output;
 }
 
@@ -210,13 +244,13 @@ function parseUnion(
   at: Place,
   how: ParseHow,
 ): unknown {
-  const input = asObject(value, at);
+  const input = asObject(value, at, how);
   const output = emptyRecord();
   const { discriminator, base, branches } = shape;
   const names = Object.keys(branches);
   const declared = Object.hasOwn(base, discriminator) ? base[discriminator] : undefined;
   const selector: Decl = declared ?? {
-    shape: { kind: 'enum', name: undefined, values: names },
+    shape: { kind: 'enum', name: undefined, values: names, invalid: undefined },
     meta: {},
     presence: 'required',
   };
@@ -226,7 +260,7 @@ function parseUnion(
   const branch =
     typeof chosen === 'string' && Object.hasOwn(branches, chosen) ? branches[chosen] : undefined;
   if (branch !== undefined) parseBranch(branch, input, output, at, how);
-  refuseRest(input, at);
+  refuseRest(input, at, how);
   return output;
 }
 
@@ -300,9 +334,22 @@ function parseAt(decl: Decl, value: unknown, at: Place, how: ParseHow): unknown 
   switch (shape.kind) {
     case 'any':
       return plain(value);
-    case 'null':
-      if (value !== null) throw wrongType(at, 'null');
-      return null;
+    case 'struct':
+      return parseStruct(shape.fields, value, at, how);
+    case 'array':
+      return parseArray(shape.of, value, at, how);
+    case 'alternate':
+      return parseAlternate(shape, value, at, how);
+    case 'union':
+      return parseUnion(shape, value, at, how);
+    default:
+      refuseContainer(value, at, how);
+      return parseScalar(shape, scalarText(value, how), at, how);
+  }
+}
+
+function parseScalar(shape: Shape, value: unknown, at: Place, how: ParseHow): unknown {
+  switch (shape.kind) {
     case 'str':
       if (typeof value !== 'string') throw wrongType(at, 'string');
       return value;
@@ -313,22 +360,14 @@ function parseAt(decl: Decl, value: unknown, at: Place, how: ParseHow): unknown 
     case 'id64':
       return parseInt64(value, at, how, true);
     case 'size':
-      return parseSizeValue(value, at, how);
+      return parseSizeValue(shape, value, at, how);
     case 'number':
       return parseNumber(value, at, how);
     case 'enum':
-      return parseEnum(shape.values, value, at);
-    case 'struct':
-      return parseStruct(shape.fields, value, at, how);
-    case 'array':
-      return parseArray(shape.of, value, at, how);
-    case 'alternate':
-      return parseAlternate(shape, value, at, how);
-    case 'union':
-      return parseUnion(shape, value, at, how);
-    case 'ref':
-    case 'lazy':
-      return plain(value); // resolve() never answers these
+      return parseEnum(shape, value, at, how);
+    default:
+      if (value !== null) throw wrongType(at, 'null');
+      return null;
   }
 }
 

@@ -15,7 +15,9 @@
  *   a `default` (key may be missing in the input, is always there in the result).
  * - `parseValue` checks and converts; it throws {@link OptionError} in QEMU 10's words.
  *   `from: 'qmp'` takes typed JSON values only; `from: 'keyval'` also takes text for scalars
- *   (`on`, `64k`, `12`), as they come from a command line.
+ *   (`on`, `64k`, `12`), as `--blockdev` and `--object` do; `from: 'opts'` is for `--image-opts`,
+ *   `json:` file names and `-drive`, whose rules and error texts are older. `how.unexpected`
+ *   words the error for unknown names ("Block protocol 'file' doesn't support the option 'x'").
  * - Results have no prototype, hold declared names only, and share nothing with the input except
  *   values of `t.any()`. A key of value undefined counts as missing.
  * - Numbers are `number` and at most 2^53 - 1 (`MAX_SIZE`); greater ones are refused by that name.
@@ -91,7 +93,8 @@ export interface Alternatives {
 
 /** The structure of a declaration, as plain data. */
 export type Shape =
-  | { readonly kind: 'str' | 'bool' | 'number' | 'null' | 'any' | 'size' | 'id64' }
+  | { readonly kind: 'str' | 'bool' | 'number' | 'null' | 'any' | 'id64' }
+  | { readonly kind: 'size'; readonly qapi: 'size' | 'int' }
   | {
       readonly kind: 'int';
       /** Name of C's type in error texts, or undefined when min and max are no C type's. */
@@ -100,7 +103,12 @@ export type Shape =
       readonly min: number;
       readonly max: number;
     }
-  | { readonly kind: 'enum'; readonly name: string | undefined; readonly values: readonly string[] }
+  | {
+      readonly kind: 'enum';
+      readonly name: string | undefined;
+      readonly values: readonly string[];
+      readonly invalid: ((value: string) => string) | undefined;
+    }
   | { readonly kind: 'struct'; readonly name: string; readonly fields: Fields }
   | { readonly kind: 'array'; readonly of: Decl }
   | { readonly kind: 'alternate'; readonly name: string; readonly branches: Alternatives }
@@ -183,6 +191,16 @@ function intShape(bounds: IntBounds, unsigned: boolean): Shape {
 /** Meta of an enumeration; `name` is the type's name in the reference. */
 export interface EnumMeta<T = unknown> extends Meta<T> {
   readonly name?: string;
+  /** Error text of the old option lists; default "invalid parameter value: …". */
+  readonly invalid?: (value: string) => string;
+}
+
+/**
+ * Meta of a size; `qapi: 'int'` when QEMU's schema has a plain int there, which then takes no
+ * suffix in `--blockdev` (but does in the old option lists) and is named integer in errors.
+ */
+export interface SizeMeta<T = unknown> extends Meta<T> {
+  readonly qapi?: 'size' | 'int';
 }
 
 function enumOf<const V extends string>(...values: V[]): Decl<V, 'required'>;
@@ -192,7 +210,8 @@ function enumOf<const V extends readonly string[], const M extends EnumMeta<V[nu
 function enumOf(...given: (string | EnumMeta)[]): Decl<string> {
   const values = given.filter((each) => typeof each === 'string');
   const meta = given.find((each) => typeof each !== 'string');
-  return make({ kind: 'enum', name: meta?.name, values }, meta);
+  const { name, invalid } = meta ?? {};
+  return make({ kind: 'enum', name, values, invalid }, meta);
 }
 
 /** Builders of declarations; the last argument of each is its {@link Meta}. */
@@ -222,8 +241,8 @@ export const t = {
     make({ kind: 'id64' }, meta),
 
   /** A number of bytes; with suffixes (`64k`, `1.5G`) on a command line. */
-  size: <const M extends Meta<number>>(meta?: M): Decl<number, PresenceOf<M>> =>
-    make({ kind: 'size' }, meta),
+  size: <const M extends SizeMeta<number>>(meta?: M): Decl<number, PresenceOf<M>> =>
+    make({ kind: 'size', qapi: meta?.qapi ?? 'size' }, meta),
 
   /** A floating-point number. */
   number: <const M extends Meta<number>>(meta?: M): Decl<number, PresenceOf<M>> =>
