@@ -1,6 +1,6 @@
 /** File names: protocols in front of them, `json:` names, paths relative to an image. */
 import type { HostFiles } from '../host/file.js';
-import { formatJsonLine } from '../lib/json-text.js';
+import { formatJson } from '../lib/json-text.js';
 import type { NodeOptions } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockNode } from './node.js';
@@ -16,7 +16,7 @@ export function filenameOf(node: BlockNode): string {
   const exact = exactFilename(node);
   if (exact !== undefined) return exact;
   if (node.driver.kind !== 'protocol' && node.file === undefined) return '';
-  return `json:${formatJsonLine(fullOptions(node))}`;
+  return `json:${formatJson(fullOptions(node))}`;
 }
 
 /** A name that opens `node` as it is without options; undefined if only options can say it. */

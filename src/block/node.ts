@@ -231,8 +231,9 @@ export class BlockNode {
     this.setSize(await this.instance.length());
   }
 
-  /** Takes a new length over. */
-  setSize(bytes: number): void {
+  /** Takes a new length over, up to the end of its last sector: images are made of sectors. */
+  setSize(length: number): void {
+    const bytes = length + ((SECTOR - (length % SECTOR)) % SECTOR);
     if (bytes === this.size) return;
     this.size = bytes;
     for (const bitmap of this.dirtyBitmaps.values()) bitmap.resize(bytes);
@@ -297,6 +298,8 @@ export class BlockNode {
 }
 
 const writePerms = 2 | 4;
+/** Lengths of nodes are multiples of it. */
+const SECTOR = 512;
 
 function ignore(): void {
   // The flush that failed has told its own caller.

@@ -6,7 +6,7 @@
  * was opened on the way is closed again.
  */
 import { Iov } from '../lib/iov.js';
-import { parseJsonText } from '../lib/json-text.js';
+import { parseJson } from '../lib/json-text.js';
 import type { ChildParent } from './child.js';
 import { Child, defaultPerms } from './child.js';
 import type { ChildRequest, Driver, NodeOptions, OpenContext, OpenFlags } from './driver.js';
@@ -55,7 +55,7 @@ export async function openNode(
   }
   const { generic, own } = splitGeneric(options);
   const flags = checkedFlags({ ...defaultFlags, ...spec.flags }, generic);
-  const driver = pickDriver(graph, filename, own, generic, how.protocolOnly);
+  const driver = await pickDriver(graph, filename, own, generic, how.protocolOnly);
   const plan: Plan = { graph, filename, options, generic, own, flags, how };
   if (driver?.kind === 'protocol') return openProtocol(plan, driver);
   return openFormat(plan, driver);
@@ -79,7 +79,7 @@ function byReference(graph: BlockGraph, spec: OpenSpec): BlockNode {
 function jsonOptions(filename: string): NodeOptions {
   let value: unknown;
   try {
-    value = parseJsonText(filename.slice('json:'.length));
+    value = parseJson(filename.slice('json:'.length));
   } catch (e) {
     throw prepend('Could not parse the JSON options: ', e);
   }
@@ -102,13 +102,13 @@ function checkedFlags(asked: OpenFlags, generic: GenericOptions): OpenFlags {
 }
 
 /** The driver that options or file name decide; undefined: probe. */
-function pickDriver(
+async function pickDriver(
   graph: BlockGraph,
   filename: string | undefined,
   own: NodeOptions,
   generic: GenericOptions,
   protocolOnly: boolean,
-): Driver | undefined {
+): Promise<Driver | undefined> {
   if (generic.driver !== undefined) return graph.driver(generic.driver);
   if (!protocolOnly) return undefined;
   if (filename !== undefined) return protocolOf(graph, filename);
@@ -117,14 +117,31 @@ function pickDriver(
   throw new BlockError('EINVAL', 'Must specify either driver or file');
 }
 
-/** The protocol driver that a file name asks for; `file` where it names none. */
-export function protocolOf(graph: BlockGraph, filename: string): Driver {
+/** The protocol driver that a file name asks for; by the kind of file where it names none. */
+export async function protocolOf(graph: BlockGraph, filename: string): Promise<Driver> {
   const scheme = schemeOf(filename);
   if (scheme === undefined) {
-    return graph.tryDriver('file') ?? fail('This build has no driver for local files');
+    const device = await deviceDriver(graph, filename);
+    return device ?? graph.tryDriver('file') ?? fail('This build has no driver for local files');
   }
   const found = graph.drivers.find((d) => d.schemes?.includes(scheme) === true);
   return found ?? fail(`Unknown protocol '${scheme}'`);
+}
+
+/** The driver that takes a path of a device over; undefined for everything else. */
+async function deviceDriver(graph: BlockGraph, path: string): Promise<Driver | undefined> {
+  const stat = await graph.host.files?.stat(path).catch(() => undefined);
+  if (stat === undefined || stat.kind === 'regular') return undefined;
+  let best: Driver | undefined;
+  let bestScore = 0;
+  for (const driver of graph.drivers) {
+    const score = driver.probePath?.(path, stat.kind) ?? 0;
+    if (score > bestScore) {
+      best = driver;
+      bestScore = score;
+    }
+  }
+  return best;
 }
 
 function fail(message: string): never {
@@ -252,6 +269,11 @@ export async function probe(graph: BlockGraph, file: BlockNode, name: string): P
       );
     }
   }
+  return bestFormat(graph, head, name);
+}
+
+/** The format that recognises `head` best; `raw` if none does. */
+export function bestFormat(graph: BlockGraph, head: Uint8Array, name: string): Driver {
   let best: Driver | undefined;
   let bestScore = 0;
   for (const driver of graph.drivers) {

@@ -86,7 +86,7 @@ async function finish(
     bytes: own.bytes,
     data: own.data,
     zero: own.zero,
-    allocated: protocol || own.allocated || own.data || own.zero,
+    allocated: own.allocated || own.data || own.zero,
     offset: own.offset,
     file: own.file ?? (protocol && own.offset !== undefined ? node : undefined),
     compressed: own.compressed ?? false,

@@ -55,7 +55,7 @@ export interface DriverStatus {
   data: boolean;
   /** The run reads as zeroes. */
   zero: boolean;
-  /** This node decides the content, not its backing file. Ignored for protocols (always true). */
+  /** This node decides the content, not its backing file. */
   allocated: boolean;
   /** Where the data starts in `file`, when it is stored there plainly. */
   offset?: number;

@@ -1,0 +1,22 @@
+/**
+ * The list of block drivers. A new driver is a file and a line here; descriptors are light,
+ * what is heavy behind them is imported when a node is opened.
+ *
+ * Order matters for two things only: the first of several formats that recognise an image
+ * with the same score is taken, and `-o help` style lists print it as it stands.
+ */
+import type { Driver } from '../block/driver.js';
+import { rawDriver } from '../format/raw/driver.js';
+import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/driver.js';
+import { memoryDriver } from '../protocol/memory/driver.js';
+import { nullAioDriver, nullCoDriver } from '../protocol/null/driver.js';
+
+export const drivers: readonly Driver[] = [
+  fileDriver,
+  hostDeviceDriver,
+  hostCdromDriver,
+  memoryDriver,
+  nullCoDriver,
+  nullAioDriver,
+  rawDriver,
+];

@@ -1,0 +1,68 @@
+/**
+ * vdisk: QEMU's block layer for Node.
+ *
+ * ```ts
+ * import { createGraph } from 'vdisk';
+ *
+ * const graph = createGraph();
+ * const disk = await graph.openBackend({ filename: 'disk.qcow2' });
+ * const sector = new Uint8Array(512);
+ * await disk.read(0, Iov.of(sector));
+ * await disk.detach();
+ * ```
+ *
+ * @packageDocumentation
+ */
+import type { GraphInit } from './block/graph.js';
+import { BlockGraph } from './block/graph.js';
+import { drivers } from './catalog/drivers.js';
+import { nodeHost } from './host/node/index.js';
+
+/** What a graph is made with; everything has a default. */
+export type GraphOptions = Partial<GraphInit>;
+
+/**
+ * A block graph over this machine: its files, clocks and codecs, and every driver that
+ * vdisk has. Graphs share nothing; close each when done.
+ */
+export function createGraph(options: GraphOptions = {}): BlockGraph {
+  return new BlockGraph({ host: nodeHost(), drivers, ...options });
+}
+
+export { Backend } from './block/backend.js';
+export { Child } from './block/child.js';
+export type {
+  CheckOptions,
+  CheckResult,
+  CreateContext,
+  Driver,
+  DriverInstance,
+  ImageInfo,
+  MeasureResult,
+  NodeOptions,
+  OpenContext,
+  OpenFlags,
+  SnapshotInfo,
+  TruncateOptions,
+} from './block/driver.js';
+export { BlockError } from './block/errors.js';
+export { BlockGraph } from './block/graph.js';
+export type { GraphInit, OpenSpec } from './block/graph.js';
+export { BlockNode } from './block/node.js';
+export { chainStatus, nodeStatus } from './block/status.js';
+export { Perm, Req } from './block/types.js';
+export type {
+  BlockLimits,
+  BlockStatus,
+  CacheMode,
+  ChainStatus,
+  DetectZeroes,
+  Preallocation,
+} from './block/types.js';
+export { drivers } from './catalog/drivers.js';
+export { HostError } from './host/file.js';
+export type { HostFile, HostFiles } from './host/file.js';
+export type { Host } from './host/host.js';
+export { nodeHost } from './host/node/index.js';
+export { Iov } from './lib/iov.js';
+export { OptionError } from './options/schema.js';
