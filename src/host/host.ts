@@ -21,6 +21,8 @@ export interface Hot {
   isZero(b: Uint8Array): boolean;
   /** CRC32C (Castagnoli) of `b`, continued from `seed` (0 at the start). */
   crc32c(b: Uint8Array, seed?: number): number;
+  /** Whether two arrays of one length hold the same bytes; absent: compare word by word. */
+  equal?(a: Uint8Array, b: Uint8Array): boolean;
 }
 
 export interface Host {

@@ -1,0 +1,359 @@
+/**
+ * The copy loop of convert: many large requests in flight, zeroes found and left out.
+ *
+ * Rules
+ *  C1  Writes begin in the order of their offsets (unless `outOfOrder`), so that a growing
+ *      target is laid out in order; they need not end in order.
+ *  C2  A buffer belongs to one piece from the start of its read to the end of its last write.
+ *  C3  After the first error nothing new begins; `run` ends when nothing is in flight any more.
+ */
+import type { Backend } from '../block/backend.js';
+import { BlockError, errorCode, errorText, isNotSupported } from '../block/errors.js';
+import { Req } from '../block/types.js';
+import type { Host } from '../host/host.js';
+import { Iov } from '../lib/iov.js';
+import type { PlanOptions, RunList } from './copy-plan.js';
+import { CopyPlan, RunKind, SECTOR } from './copy-plan.js';
+import { offload } from './copy-offload.js';
+import type { ProgressMeter } from './operation.js';
+import type { ZeroMap } from './zero-runs.js';
+import { dropShortZeroRuns, makeZeroMap, runEnd, scanZeroes } from './zero-runs.js';
+
+export interface CopyOptions extends PlanOptions {
+  readonly host: Host;
+  readonly target: Backend;
+  /** The target reads as zeroes where nothing is written: zeroes are skipped. */
+  readonly targetIsZero: boolean;
+  /** Zero runs at least this long become holes; 0: all is written, zeroes too. In bytes. */
+  readonly minSparse: number;
+  /** Multiple to which data is rounded before it is written, in bytes; a power of two. */
+  readonly alignment: number;
+  /** Write whole clusters of this size compressed. */
+  readonly compressCluster?: number | undefined;
+  /** Pieces in flight. */
+  readonly parallel: number;
+  /** Writes may begin in any order. */
+  readonly outOfOrder: boolean;
+  /** Let the host copy inside itself where it can. */
+  readonly offload: boolean;
+  /** Bytes per second that may be written; 0: no limit. */
+  readonly rate: number;
+  readonly meter: ProgressMeter;
+}
+
+/** Length of a piece. Larger ones gain nothing and cost memory: `parallel` of them are in use. */
+const PIECE = 2 * 1024 * 1024;
+/** When compressing, a piece is many requests already. */
+const COMPRESS_PIECE = 512 * 1024;
+/** Compressed clusters of one copy that may be in the works at once. */
+const COMPRESS_PIECES = 6;
+/** Longest single zero write or offloaded copy; progress is told between two. */
+const LONG_PIECE = 256 * 1024 * 1024;
+
+interface Slot {
+  buffer: Uint8Array | undefined;
+  map: ZeroMap | undefined;
+}
+
+/** One piece of work on its way through reading and writing. */
+interface Piece {
+  readonly start: number;
+  readonly bytes: number;
+  readonly kind: number;
+}
+
+export class Copy {
+  readonly #options: CopyOptions;
+  readonly #plan: CopyPlan;
+  readonly #pieceBytes: number;
+  readonly #free: Slot[] = [];
+  #slotsLeft: number;
+  #waiting: ((slot: Slot) => void) | undefined;
+  #inFlight = 0;
+  #idle: (() => void) | undefined;
+  #failure: unknown;
+  #failed = false;
+  #offload: boolean;
+  #allowedAt = 0;
+  /** Resolves when the writes of all pieces so far have begun (C1). */
+  #turn: Promise<void> = Promise.resolve();
+
+  constructor(options: CopyOptions) {
+    this.#options = options;
+    this.#plan = new CopyPlan(options);
+    this.#offload = options.offload;
+    const cluster = options.compressCluster;
+    const wanted = cluster === undefined ? PIECE : COMPRESS_PIECE;
+    const unit = Math.max(cluster ?? 0, options.alignment);
+    this.#pieceBytes = Math.max(unit, wanted - (wanted % unit));
+    this.#slotsLeft =
+      cluster === undefined ? options.parallel : Math.min(options.parallel, COMPRESS_PIECES);
+  }
+
+  /** Length of the sources together. */
+  get bytes(): number {
+    return this.#plan.bytes;
+  }
+
+  /** Copies all. Rejects with the first error when nothing is in flight any more (C3). */
+  async run(): Promise<void> {
+    const check = (): void => {
+      this.#options.meter.check();
+    };
+    try {
+      let runs = await this.#plan.runsFrom(0, check);
+      await this.#countWork(runs, check);
+      for (let at = 0; at < this.bytes;) {
+        await this.#copyRuns(runs);
+        at = runs.endOf(runs.count - 1);
+        if (at < this.bytes) runs = await this.#plan.runsFrom(at, check);
+      }
+    } catch (e) {
+      this.#fail(e);
+    }
+    await this.#drain();
+    if (this.#failed) throw this.#failure;
+  }
+
+  /** Sums up what will be copied, for the progress. */
+  async #countWork(first: RunList, check: () => void): Promise<void> {
+    const { meter, minSparse } = this.#options;
+    for (let runs = first; ;) {
+      for (let i = 0; i < runs.count; i++) {
+        const kind = runs.kindOf(i);
+        if (kind === RunKind.data || (kind === RunKind.zero && minSparse === 0)) {
+          meter.total += runs.endOf(i) - runs.startOf(i);
+        }
+      }
+      const at = runs.count === 0 ? this.bytes : runs.endOf(runs.count - 1);
+      if (at >= this.bytes) return;
+      runs = await this.#plan.runsFrom(at, check);
+    }
+  }
+
+  async #copyRuns(runs: RunList): Promise<void> {
+    const { minSparse, targetIsZero, meter } = this.#options;
+    for (let i = 0; i < runs.count; i++) {
+      const kind = runs.kindOf(i);
+      if (kind === RunKind.backing) continue;
+      const isHole = kind === RunKind.zero && minSparse > 0;
+      if (isHole && targetIsZero) continue;
+      const unit = isHole || this.#offload ? LONG_PIECE : this.#pieceBytes;
+      const end = runs.endOf(i);
+      for (let at = runs.startOf(i); at < end;) {
+        if (this.#failed) return;
+        meter.check();
+        const bytes = Math.min(unit - (at % unit), end - at);
+        this.#launch({ start: at, bytes, kind }, await this.#takeSlot());
+        at += bytes;
+      }
+    }
+  }
+
+  #launch(piece: Piece, slot: Slot): void {
+    this.#inFlight++;
+    const done = (): void => {
+      this.#inFlight--;
+      this.#giveSlot(slot);
+      if (this.#inFlight === 0) this.#idle?.();
+    };
+    this.#process(piece, slot).then(done, (e: unknown) => {
+      this.#fail(e);
+      done();
+    });
+  }
+
+  async #process(piece: Piece, slot: Slot): Promise<void> {
+    const { outOfOrder, rate } = this.#options;
+    const before = this.#turn;
+    let pass = (): void => undefined;
+    if (!outOfOrder) {
+      this.#turn = new Promise((resolve) => {
+        pass = resolve;
+      });
+    }
+    try {
+      const written = this.#isHole(piece) || this.#offload;
+      if (!written) await this.#fetch(piece, slot);
+      if (!outOfOrder) await before;
+      if (rate > 0) await this.#throttle(piece.bytes);
+      if (this.#failed) return;
+      const stored = this.#store(piece, slot);
+      pass();
+      await stored;
+    } finally {
+      pass();
+    }
+    if (!this.#isHole(piece)) this.#options.meter.advance(piece.bytes);
+  }
+
+  #isHole(piece: Piece): boolean {
+    return piece.kind === RunKind.zero && this.#options.minSparse > 0;
+  }
+
+  /** Fills the slot's buffer with the piece. */
+  async #fetch(piece: Piece, slot: Slot): Promise<void> {
+    slot.buffer ??= new Uint8Array(this.#pieceBytes);
+    const bytes = slot.buffer.subarray(0, piece.bytes);
+    if (piece.kind === RunKind.zero) {
+      bytes.fill(0);
+      return;
+    }
+    const source = this.#plan.sourceAt(piece.start);
+    const offset = piece.start - source.start;
+    const inside = Math.min(piece.bytes, source.backend.size - offset);
+    if (inside < piece.bytes) bytes.fill(0, inside);
+    try {
+      await source.backend.read(offset, Iov.of(bytes.subarray(0, inside)));
+    } catch (e) {
+      if (this.#options.salvage !== true) throw placed('reading', piece.start, e);
+      await this.#salvage(source.backend, offset, bytes.subarray(0, inside));
+    }
+  }
+
+  /** Reads sector by sector; those that fail become zeroes. */
+  async #salvage(from: Backend, offset: number, into: Uint8Array): Promise<void> {
+    for (let at = 0; at < into.byteLength; at += SECTOR) {
+      const sector = into.subarray(at, Math.min(at + SECTOR, into.byteLength));
+      try {
+        await from.read(offset + at, Iov.of(sector));
+      } catch (e) {
+        sector.fill(0);
+        const where = String(offset + at);
+        this.#options.onWarning?.(`error while reading offset ${where}: ${errorText(e)}`);
+      }
+    }
+  }
+
+  /** Starts all writes of a piece before it returns (C1). */
+  #store(piece: Piece, slot: Slot): Promise<void> {
+    const { minSparse, target, compressCluster } = this.#options;
+    if (this.#isHole(piece)) {
+      return this.#placed(piece, target.writeZeroes(piece.start, piece.bytes, Req.mayUnmap));
+    }
+    if (this.#offload) return this.#offloadOrCopy(piece, slot);
+    const bytes = slot.buffer?.subarray(0, piece.bytes) ?? new Uint8Array(0);
+    if (minSparse === 0 && compressCluster === undefined) {
+      return this.#placed(piece, target.write(piece.start, Iov.of(bytes)));
+    }
+    return this.#placed(piece, this.#storeRuns(piece.start, bytes, slot));
+  }
+
+  #storeRuns(start: number, bytes: Uint8Array, slot: Slot): Promise<void> {
+    const { host, minSparse, alignment, targetIsZero, target, compressCluster } = this.#options;
+    const block = compressCluster ?? alignment;
+    const map = (slot.map ??= makeZeroMap(Math.ceil(this.#pieceBytes / block) + 1));
+    const skew = start % block;
+    if (minSparse === 0) {
+      map.blocks = Math.ceil((bytes.byteLength + skew) / block);
+      map.zero.fill(0, 0, map.blocks);
+    } else {
+      scanZeroes(map, bytes, block, skew, host.hot.isZero);
+      if (compressCluster === undefined) dropShortZeroRuns(map, Math.ceil(minSparse / block));
+    }
+    const writes: Promise<void>[] = [];
+    for (let from = 0; from < map.blocks;) {
+      const zero = map.zero[from] === 1;
+      // Compressed clusters are written one by one.
+      const to = compressCluster !== undefined && !zero ? from + 1 : runEnd(map, from);
+      const at = Math.max(0, from * block - skew);
+      const end = Math.min(to * block - skew, bytes.byteLength);
+      if (!zero) {
+        const flags = compressCluster === undefined ? 0 : Req.compressed;
+        writes.push(target.write(start + at, Iov.of(bytes.subarray(at, end)), flags));
+      } else if (!targetIsZero) {
+        writes.push(target.writeZeroes(start + at, end - at, Req.mayUnmap));
+      }
+      from = to;
+    }
+    return settled(writes);
+  }
+
+  async #offloadOrCopy(piece: Piece, slot: Slot): Promise<void> {
+    const { target } = this.#options;
+    const source = this.#plan.sourceAt(piece.start);
+    const from = piece.start - source.start;
+    let done = 0;
+    try {
+      while (done < piece.bytes) {
+        const left = piece.bytes - done;
+        done += await offload(source.backend, from + done, target, piece.start + done, left);
+      }
+      return;
+    } catch (e) {
+      if (!isNotSupported(e)) throw placed('writing', piece.start, e);
+      this.#offload = false;
+    }
+    while (done < piece.bytes) {
+      const bytes = Math.min(this.#pieceBytes, piece.bytes - done);
+      const part = { start: piece.start + done, bytes, kind: piece.kind };
+      await this.#fetch(part, slot);
+      await this.#store(part, slot);
+      done += bytes;
+    }
+  }
+
+  async #placed(piece: Piece, work: Promise<void>): Promise<void> {
+    try {
+      await work;
+    } catch (e) {
+      throw placed('writing', piece.start, e);
+    }
+  }
+
+  async #throttle(bytes: number): Promise<void> {
+    const { clock } = this.#options.host;
+    const now = clock.now();
+    const start = Math.max(now, this.#allowedAt);
+    this.#allowedAt = start + (bytes * 1000) / this.#options.rate;
+    if (start > now) {
+      await new Promise<void>((resolve) => {
+        clock.after(start - now, resolve);
+      });
+    }
+  }
+
+  #takeSlot(): Slot | Promise<Slot> {
+    const free = this.#free.pop();
+    if (free !== undefined) return free;
+    if (this.#slotsLeft > 0) {
+      this.#slotsLeft--;
+      return { buffer: undefined, map: undefined };
+    }
+    return new Promise((resolve) => {
+      this.#waiting = resolve;
+    });
+  }
+
+  #giveSlot(slot: Slot): void {
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    if (waiting === undefined) this.#free.push(slot);
+    else waiting(slot);
+  }
+
+  #fail(e: unknown): void {
+    if (!this.#failed) this.#failure = e;
+    this.#failed = true;
+  }
+
+  async #drain(): Promise<void> {
+    if (this.#inFlight === 0) return;
+    await new Promise<void>((resolve) => {
+      this.#idle = resolve;
+    });
+  }
+}
+
+function placed(what: 'reading' | 'writing', offset: number, cause: unknown): BlockError {
+  const text = `error while ${what} at byte ${String(offset)}: ${errorText(cause)}`;
+  return new BlockError(errorCode(cause), text, { cause });
+}
+
+/** Waits for all, then throws the first error, so that no buffer is in use any more. */
+async function settled(writes: readonly Promise<void>[]): Promise<void> {
+  if (writes.length === 1) return writes[0];
+  for (const result of await Promise.allSettled(writes)) {
+    if (result.status === 'rejected') throw result.reason;
+  }
+}
