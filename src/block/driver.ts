@@ -237,6 +237,7 @@ export interface DriverInstance {
   /** Capabilities that only some formats have. */
   readonly snapshots?: SnapshotCapability;
   readonly bitmaps?: BitmapCapability;
+  readonly breakpoints?: BreakpointCapability;
   /** Flushes, frees; the children are closed by the graph afterwards. */
   close(): Promise<void>;
 }
@@ -257,6 +258,21 @@ export interface SnapshotCapability {
   delete(id: string | undefined, name: string | undefined): Promise<void>;
   /** Shows the snapshot instead of the active state; the node must be read-only. */
   loadTemporary(id: string | undefined, name: string | undefined): Promise<void>;
+}
+
+/**
+ * Named stops in the request path (blkdebug). A tool that is given a node uses those of the first
+ * node with this capability on the way down the primary children. Suspending and resuming is told
+ * by `graph.notice`. Tags are the user's; a tag that nothing carries is ENOENT.
+ */
+export interface BreakpointCapability {
+  /** The next request that reaches `event` (`write_aio`, `l2_load`, …) stops; ENOENT: no event. */
+  set(event: string, tag: string): void;
+  /** Takes the breakpoint away and lets the requests that it holds go on. */
+  remove(tag: string): void;
+  /** Lets one request that is held under `tag` go on. */
+  resume(tag: string): void;
+  isSuspended(tag: string): boolean;
 }
 
 /** Persistent dirty bitmaps of an image file; in-memory ones live on the node. */

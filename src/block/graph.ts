@@ -41,6 +41,8 @@ export interface GraphInit {
   readonly drivers: readonly Driver[];
   /** Receives one-line warnings ("Image format was not specified …"). */
   readonly onWarning?: (message: string) => void;
+  /** Receives one-line news that are no warnings ("blkdebug: Suspended request 'a'"). */
+  readonly onNotice?: (message: string) => void;
   /** Looks up the secret of a `key-secret=ID` option. */
   readonly secret?: (id: string) => Promise<Uint8Array>;
 }
@@ -50,6 +52,7 @@ export class BlockGraph {
   readonly drivers: readonly Driver[];
   readonly nodes = new Map<string, BlockNode>();
   readonly #onWarning: (message: string) => void;
+  readonly #onNotice: (message: string) => void;
   readonly #secret: ((id: string) => Promise<Uint8Array>) | undefined;
   readonly #permLock = new Mutex();
   #nextName = 0;
@@ -58,6 +61,7 @@ export class BlockGraph {
     this.host = init.host;
     this.drivers = init.drivers;
     this.#onWarning = init.onWarning ?? ((): void => undefined);
+    this.#onNotice = init.onNotice ?? ((): void => undefined);
     this.#secret = init.secret;
   }
 
@@ -77,6 +81,10 @@ export class BlockGraph {
 
   warn(message: string): void {
     this.#onWarning(message);
+  }
+
+  notice(message: string): void {
+    this.#onNotice(message);
   }
 
   /** The secret with this id. Throws BlockError when there is none. */
