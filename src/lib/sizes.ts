@@ -78,7 +78,7 @@ export function scanSize(text: string, defaultSuffix = 'b'): SizeScan {
   const rest = text.slice(start);
   const hex = HEX.exec(rest);
   if (hex !== null) {
-    return { result: classify(BigInt('0x' + hex[1])), end: start + hex[0].length };
+    return { result: classify(BigInt(`0x${hex[1] ?? '0'}`)), end: start + hex[0].length };
   }
   const decimal = DECIMAL.exec(rest);
   const whole = decimal?.[1] ?? '';

@@ -1,182 +1,221 @@
 /**
- * Creation (and amend) options of image formats: `-o name=value,…`.
+ * Options of image creation and amendment: what `qemu-img create -o` takes.
  *
+ * A format declares them once, in the order in which "Formatting …" prints them:
  * ```ts
- * const set = createOptionSet('raw', [
- *   { name: 'size', type: 'size', help: 'Virtual disk size' },
- *   { name: 'nocow', type: 'bool', help: 'Turn off copy-on-write (btrfs)' },
- * ]);
- * const values = CreateValues.parse(set, ['size=1G,nocow=on']);
- * values.size('size'); // 1073741824
+ * export const vdiCreateOptions = createOptions({
+ *   size: { type: 'size', help: 'Virtual disk size' },
+ *   static: { type: 'bool', default: 'off', help: 'Allocate all blocks at once' },
+ *   preallocation: { type: 'str', values: ['off', 'full'], help: 'Allocation mode' },
+ * });
  * ```
- *
- * The order of the declarations is the order of the "Formatting …" line; `help` lists by name.
- * A declaration's `default` counts as given in that line and in the accessors.
+ * - `parseCreateOptions(set, texts)` reads the `-o` arguments into {@link CreateValues}: what the
+ *   user gave, converted, without defaults. Throws OptionError in qemu-img's words.
+ * - `typedValues(set, values)`, in the driver: the same with defaults and the set's own types;
+ *   here `values` of a `str` are enforced ("Parameter 'preallocation' does not accept value 'x'"),
+ *   since QEMU also finds that out only in the driver, after it has printed "Formatting".
+ * - `mergeCreateOptions(format, protocol)`: the first declaration of a name counts.
+ * - `formatCreateSummary(set, values)`: the end of the "Formatting" line.
+ * - `formatCreateHelp(set)`: the lines of `-o help`; `createHelpTexts` are what stands around them.
  */
+import { MAX_SIZE_TEXT } from '../lib/sizes.js';
 import { optBool, optNumber, optSize } from './opt-values.js';
 import { OptionError } from './option-error.js';
+import { hasHelp, isOptionList, splitOpts } from './qemu-opts.js';
 
-export type CreateOptionType = 'str' | 'bool' | 'size' | 'number';
-
-export interface CreateOption {
-  readonly name: string;
-  readonly type: CreateOptionType;
+/** Declaration of one option. */
+export interface CreateOptionSpec {
+  readonly type: 'str' | 'bool' | 'size' | 'number';
+  /** What it does, in a few words. */
   readonly help: string;
-  /** As text, in the form that the "Formatting" line prints (`65536`, `off`). */
+  /** Value when not given, as the user would write it; printed with "Formatting". */
   readonly default?: string;
+  /** Words that a `str` may be. */
+  readonly values?: readonly string[];
+  /** Name in the error when the word is none of `values` (QMP's name, `version` for `compat`). */
+  readonly qapiName?: string;
 }
 
+/** An option with its name. */
+export interface CreateOption extends CreateOptionSpec {
+  readonly name: string;
+}
+
+/** The options of a format or protocol. */
 export interface CreateOptionSet {
-  /** Driver name, for messages. */
-  readonly driver: string;
   readonly options: readonly CreateOption[];
 }
 
-/** Declares a set; names are unique. */
-export function createOptionSet(driver: string, options: readonly CreateOption[]): CreateOptionSet {
-  return { driver, options };
+declare const SPEC: unique symbol;
+
+/** A set that knows the types of its options. */
+export interface TypedCreateOptionSet<S> extends CreateOptionSet {
+  /** Only in the type system. */
+  readonly [SPEC]?: S;
 }
 
-/** Options of two sets, those of `first` winning: a format on top of its protocol. */
-export function joinOptionSets(first: CreateOptionSet, second: CreateOptionSet): CreateOptionSet {
-  const names = new Set(first.options.map((o) => o.name));
-  const rest = second.options.filter((o) => !names.has(o.name));
-  return { driver: first.driver, options: [...first.options, ...rest] };
+/** Values by option name, as the user gave them. `number` for sizes (bytes) and numbers. */
+export interface CreateValues {
+  readonly size?: number;
+  readonly [name: string]: string | number | boolean | undefined;
 }
 
-/** Splits `a=1,b=x,,y` at single commas; `,,` stands for a comma within a value. */
-export function splitOptionList(text: string): { name: string; value: string | undefined }[] {
-  const out: { name: string; value: string | undefined }[] = [];
-  let at = 0;
-  while (at < text.length) {
-    let item = '';
-    for (; at < text.length; at++) {
-      if (text[at] === ',') {
-        if (text[at + 1] !== ',') break;
-        at++;
-      }
-      item += text[at] ?? '';
-    }
-    at++;
-    const eq = item.indexOf('=');
-    if (eq >= 0) out.push({ name: item.slice(0, eq), value: item.slice(eq + 1) });
-    else out.push({ name: item, value: undefined });
+type ValueOf<S> = S extends { readonly type: 'bool' }
+  ? boolean
+  : S extends { readonly type: 'size' | 'number' }
+    ? number
+    : S extends { readonly values: readonly (infer V)[] }
+      ? V
+      : string;
+
+type WithDefault<S> = {
+  [K in keyof S]: S[K] extends { readonly default: string } ? K : never;
+}[keyof S];
+
+/** The values of a set, defaults filled in. */
+export type InferCreate<S> = { readonly [K in WithDefault<S>]: ValueOf<S[K]> } & {
+  readonly [K in Exclude<keyof S, WithDefault<S>>]?: ValueOf<S[K]>;
+};
+
+/** Declares options. Names keep their order. */
+export function createOptions<const S extends Readonly<Record<string, CreateOptionSpec>>>(
+  spec: S,
+): TypedCreateOptionSet<S> {
+  return { options: Object.entries(spec).map(([name, each]) => ({ name, ...each })) };
+}
+
+/** The options of several sets; of equal names the first set's counts. */
+export function mergeCreateOptions(...sets: readonly CreateOptionSet[]): CreateOptionSet {
+  const byName = new Map<string, CreateOption>();
+  for (const option of sets.flatMap((set) => set.options)) {
+    if (!byName.has(option.name)) byName.set(option.name, option);
   }
-  return out;
+  return { options: [...byName.values()] };
 }
 
-/** Whether a list asks for help: the item `help` or `?` stands in it. */
-export function asksForHelp(text: string): boolean {
-  return splitOptionList(text).some((o) => o.value === undefined && /^(help|\?)$/.test(o.name));
-}
-
-/** The listing of `-o help`: one line an option, sorted by name. */
-export function optionHelpLines(set: CreateOptionSet): string[] {
-  const types = { str: 'str', bool: 'bool (on/off)', size: 'size', number: 'num' } as const;
-  return [...set.options]
-    .sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0))
-    .map((o) => `  ${`${o.name}=<${types[o.type]}>`.padEnd(22)} - ${o.help}`);
-}
-
-/** Checked values of creation options. Absent and defaulted ones can be told apart. */
-export class CreateValues {
-  readonly set: CreateOptionSet;
-  readonly #given = new Map<string, string>();
-
-  constructor(set: CreateOptionSet) {
-    this.set = set;
-  }
-
-  /** Reads `-o` texts; later ones win. Throws OptionError in QEMU's words. */
-  static parse(set: CreateOptionSet, texts: readonly string[]): CreateValues {
-    const values = new CreateValues(set);
-    for (const text of texts) {
-      for (const { name, value } of splitOptionList(text)) values.#item(name, value);
-    }
-    return values;
-  }
-
-  #item(name: string, value: string | undefined): void {
-    if (value !== undefined) {
-      this.put(name, value);
-    } else if (this.#find(name) === undefined && name.startsWith('no')) {
-      this.put(name.slice(2), 'off');
-    } else {
-      this.put(name, 'on');
+function convert(option: CreateOption, text: string): string | number | boolean {
+  switch (option.type) {
+    case 'str':
+      return text;
+    case 'bool':
+      return optBool(option.name, text);
+    case 'size':
+      return optSize(option.name, text);
+    case 'number': {
+      const value = Number(optNumber(option.name, text));
+      if (Number.isSafeInteger(value)) return value;
+      const range = `-${MAX_SIZE_TEXT} to ${MAX_SIZE_TEXT}`;
+      throw new OptionError(`Parameter '${option.name}' expects a value from ${range}`);
     }
   }
-
-  /** Sets an option from its text; throws OptionError for unknown names and bad values. */
-  put(name: string, text: string): void {
-    const option = this.#find(name);
-    if (option === undefined) throw new OptionError(`Invalid parameter '${name}'`, name);
-    if (option.type === 'bool') optBool(name, text);
-    else if (option.type === 'size') optSize(name, text);
-    else if (option.type === 'number') optNumber(name, text);
-    this.#given.set(name, text);
-  }
-
-  /** Takes an option back. */
-  unset(name: string): void {
-    this.#given.delete(name);
-  }
-
-  /** Whether the user gave it (a default does not count). */
-  has(name: string): boolean {
-    return this.#given.has(name);
-  }
-
-  /** Names that the user gave, in the order of the declarations. */
-  givenNames(): string[] {
-    return this.set.options.map((o) => o.name).filter((n) => this.#given.has(n));
-  }
-
-  /** The text in force: given or default. */
-  str(name: string): string | undefined {
-    return this.#given.get(name) ?? this.#find(name)?.default;
-  }
-
-  /** A flag; undefined when neither given nor defaulted. */
-  bool(name: string): boolean | undefined {
-    const text = this.str(name);
-    return text === undefined ? undefined : optBool(name, text);
-  }
-
-  /** A size in bytes, or undefined. */
-  size(name: string): number | undefined {
-    const text = this.str(name);
-    return text === undefined ? undefined : optSize(name, text);
-  }
-
-  /** An integer, or undefined. Values beyond 2^53 - 1 are refused by name. */
-  number(name: string): number | undefined {
-    const text = this.str(name);
-    if (text === undefined) return undefined;
-    const value = optNumber(name, text);
-    if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER)) {
-      throw new OptionError(`Value '${text}' is too large for parameter '${name}'`, name);
-    }
-    return Number(value);
-  }
-
-  /** `name=value …` of all options in force, as the "Formatting" line prints them. */
-  format(): string {
-    const out: string[] = [];
-    for (const option of this.set.options) {
-      const text = this.str(option.name);
-      if (text !== undefined) out.push(`${option.name}=${this.#shown(option, text)}`);
-    }
-    return out.join(' ');
-  }
-
-  #shown(option: CreateOption, text: string): string {
-    if (option.type === 'bool') return optBool(option.name, text) ? 'on' : 'off';
-    if (option.type === 'size') return String(optSize(option.name, text));
-    if (option.type === 'number') return String(optNumber(option.name, text));
-    return text;
-  }
-
-  #find(name: string): CreateOption | undefined {
-    return this.set.options.find((o) => o.name === name);
-  }
 }
+
+/** What `-o` arguments say. */
+export interface ParsedCreateOptions {
+  readonly values: CreateValues;
+  /** `help` or `?` was among them; the values are then empty and nothing was checked. */
+  readonly help: boolean;
+}
+
+/**
+ * Reads the `-o` arguments (each a list of its own) against a set. `creation` is for amending:
+ * names that only creation knows get a hint. Throws {@link OptionError}.
+ */
+export function parseCreateOptions(
+  set: CreateOptionSet,
+  texts: readonly string[],
+  creation?: CreateOptionSet,
+): ParsedCreateOptions {
+  for (const text of texts) {
+    if (!isOptionList(text)) throw new OptionError(`Invalid option list: ${text}`);
+  }
+  const joined = texts.join(',');
+  const values = Object.create(null) as Record<string, string | number | boolean>;
+  if (hasHelp(joined)) return { values, help: true };
+  for (const { name, value } of splitOpts(joined)) {
+    if (name === 'id') continue;
+    const option = set.options.find((each) => each.name === name);
+    if (option === undefined) throw unknownOption(name, creation);
+    values[name] = convert(option, value);
+  }
+  return { values, help: false };
+}
+
+function unknownOption(name: string, creation: CreateOptionSet | undefined): OptionError {
+  const known = creation?.options.some((each) => each.name === name) === true;
+  const hint = known ? 'This option is only supported for image creation' : undefined;
+  return new OptionError(`Invalid parameter '${name}'`, name, hint);
+}
+
+/**
+ * Values with defaults and types, for the driver. A text given for a boolean, size or number is
+ * converted. Throws {@link OptionError} when a word is none of the declared ones, or a type is
+ * wrong. Values whose names the set does not have are left out.
+ */
+export function typedValues<S>(set: TypedCreateOptionSet<S>, values: CreateValues): InferCreate<S> {
+  const typed = Object.create(null) as Record<string, string | number | boolean>;
+  for (const option of set.options) {
+    const given = values[option.name];
+    if (given === undefined && option.default === undefined) continue;
+    const value =
+      typeof given === 'string' || given === undefined
+        ? convert(option, given ?? option.default ?? '')
+        : given;
+    if (option.values !== undefined && !option.values.includes(String(value))) {
+      const shown = option.qapiName ?? option.name;
+      const text = `Parameter '${shown}' does not accept value '${String(value)}'`;
+      throw new OptionError(text, option.name);
+    }
+    if (typeof value !== jsType(option)) {
+      const text = `Invalid parameter type for '${option.name}', expected: ${jsType(option)}`;
+      throw new OptionError(text, option.name);
+    }
+    typed[option.name] = value;
+  }
+  return typed as InferCreate<S>;
+}
+
+function jsType(option: CreateOption): string {
+  if (option.type === 'str') return 'string';
+  return option.type === 'bool' ? 'boolean' : 'number';
+}
+
+function summaryValue(value: string | number | boolean): string {
+  if (typeof value === 'boolean') return value ? 'on' : 'off';
+  return typeof value === 'number' ? String(value) : value.replaceAll(',', ',,');
+}
+
+/** `size=1048576 lazy_refcounts=off`: given values and defaults in the order of the set. */
+export function formatCreateSummary(set: CreateOptionSet, values: CreateValues): string {
+  const parts: string[] = [];
+  for (const option of set.options) {
+    const fallback = option.default === undefined ? undefined : convert(option, option.default);
+    const value = values[option.name] ?? fallback;
+    if (value !== undefined) parts.push(`${option.name}=${summaryValue(value)}`);
+  }
+  return parts.join(' ');
+}
+
+const TYPE_WORDS = { str: 'str', bool: 'bool (on/off)', size: 'size', number: 'num' } as const;
+
+/** One line per option, sorted by name: `  size=<size>            - Virtual disk size`. */
+export function formatCreateHelp(set: CreateOptionSet): string {
+  const lines = set.options.map(({ name, type, help }) => {
+    const form = `  ${name}=<${TYPE_WORDS[type]}>`;
+    return help === '' ? form : `${form.padEnd(24)} - ${help}`;
+  });
+  return lines.sort((a, b) => (a < b ? -1 : 1)).join('\n');
+}
+
+/** The lines around `formatCreateHelp`, without newline at the end. */
+export const createHelpTexts = {
+  /** Format and protocol are known. */
+  heading: 'Supported options:',
+  /** Only the format is known, since no file name was given. */
+  formatHeading: (format: string) => `Supported ${format} options:`,
+  /** Follows the options of a format alone. */
+  formatFooter:
+    '\nThe protocol level may support further options.\n' +
+    'Specify the target filename to include those options.',
+  amendHeading: (format: string) => `Amend options for '${format}':`,
+} as const;
