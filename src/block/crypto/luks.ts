@@ -106,20 +106,24 @@ export class LuksVolume {
     return this.header.payloadOffsetSectors * LUKS_SECTOR;
   }
 
-  /** The `data` of QMP's ImageInfoSpecificLUKS / qcow2's `encrypt`. */
+  /** What {@link LuksVolume.describe} tells of this volume. */
   info(): Record<string, unknown> {
-    const h = this.header;
+    return LuksVolume.describe(this.header);
+  }
+
+  /** The `data` of QMP's ImageInfoSpecificLUKS, and of qcow2's `encrypt`. */
+  static describe(h: LuksHeader): Record<string, unknown> {
     return {
       'ivgen-alg': h.ivgen ?? 'plain',
       ...(h.ivgenHash === undefined ? {} : { 'ivgen-hash-alg': h.ivgenHash }),
+      'detached-header': h.payloadOffsetSectors === 0,
       'hash-alg': h.hash,
       'cipher-alg': h.cipher,
-      'cipher-mode': h.mode,
       uuid: h.uuid,
-      'payload-offset': this.payloadOffset,
-      'master-key-iters': h.digestIterations,
-      'detached-header': h.payloadOffsetSectors === 0,
+      'cipher-mode': h.mode,
       slots: h.slots.map((slot) => slotInfo(slot)),
+      'payload-offset': h.payloadOffsetSectors * LUKS_SECTOR,
+      'master-key-iters': h.digestIterations,
     };
   }
 

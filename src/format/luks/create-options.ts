@@ -1,0 +1,31 @@
+/** Creation and amend options of the luks format, and their meaning for block/crypto. */
+import type { LuksCreateOptions } from '../../block/crypto/luks.js';
+import { luksDefaults } from '../../block/crypto/luks.js';
+import { luksOptionsFrom } from '../../block/crypto/luks-options.js';
+import type { CreateValues } from '../../options/create-options.js';
+import { createOptions } from '../../options/create-options.js';
+
+export const luksCreateOptions = createOptions({
+  size: { type: 'size', help: 'Virtual disk size' },
+  'key-secret': { type: 'str', help: 'ID of the secret that holds the passphrase' },
+  'cipher-alg': { type: 'str', help: 'Encryption cipher (default: aes-256)' },
+  'cipher-mode': { type: 'str', help: 'Encryption cipher mode (default: xts)' },
+  'ivgen-alg': { type: 'str', help: 'Generator of initialisation vectors' },
+  'ivgen-hash-alg': { type: 'str', help: 'Hash of the generator (essiv)' },
+  'hash-alg': { type: 'str', help: 'Hash of key derivation (default: sha256)' },
+  'iter-time': { type: 'number', help: 'Milliseconds that unlocking takes (2000)' },
+  'detached-header': { type: 'bool', help: 'Create a header without payload' },
+});
+
+export const luksAmendOptions = createOptions({
+  state: { type: 'str', help: 'New state of the key slots (active/inactive)' },
+  'new-secret': { type: 'str', help: 'ID of the secret to put in a key slot' },
+  'old-secret': { type: 'str', help: 'Erase the key slots that this secret opens' },
+  keyslot: { type: 'number', help: 'The key slot to change' },
+  'iter-time': { type: 'number', help: 'Milliseconds that unlocking takes (2000)' },
+});
+
+/** The volume that the user asked for; throws EINVAL for unknown algorithms. */
+export function volumeOptions(values: CreateValues): LuksCreateOptions {
+  return luksDefaults(luksOptionsFrom((name) => values[name]));
+}
