@@ -315,6 +315,9 @@ export interface Driver {
   readonly primaryChild?: string;
   /** Images may have a backing file. */
   readonly supportsBacking?: boolean;
+  /** Images can be written compressed (`convert -c`), and can hold persistent bitmaps. */
+  readonly compresses?: boolean;
+  readonly storesBitmaps?: boolean;
   /** Options (keys) of this driver, for "does not support the option" errors; no children. */
   readonly optionNames: readonly string[];
   open(context: OpenContext): Promise<DriverInstance>;
