@@ -28,7 +28,10 @@ describe('reading and writing', () => {
     const path = join(tempDir(), 'a');
     writeFileSync(path, new Uint8Array(4096));
     const graph = graphForTest();
-    const disk = await graph.openBackend({ options: { driver: 'file', filename: path }, flags: writable });
+    const disk = await graph.openBackend({
+      options: { driver: 'file', filename: path },
+      flags: writable,
+    });
     await disk.write(1000, Iov.of(bytes('hello')));
     const got = new Uint8Array(7);
     await disk.read(999, Iov.of(got));
@@ -62,7 +65,11 @@ describe('errors', () => {
       { filename: '/no/such', aio: 'native' },
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',
     ],
-    ['unknown option', { filename: '/x', foo: '1' }, "Block protocol 'file' doesn't support the option 'foo'"],
+    [
+      'unknown option',
+      { filename: '/x', foo: '1' },
+      "Block protocol 'file' doesn't support the option 'foo'",
+    ],
   ];
   it.each(cases)('%s', async (_name, options, message) => {
     const graph = graphForTest();
@@ -79,9 +86,9 @@ describe('errors', () => {
     expect(await messageOf(graph.open({ options: null_ }))).toBe(
       "'file' driver requires '/dev/null' to be a regular file",
     );
-    expect(await messageOf(graph.open({ options: { driver: 'host_device', filename: path } }))).toBe(
-      `'host_device' driver requires '${path}' to be either a character or block device`,
-    );
+    expect(
+      await messageOf(graph.open({ options: { driver: 'host_device', filename: path } })),
+    ).toBe(`'host_device' driver requires '${path}' to be either a character or block device`);
     const node = await graph.open({ filename: '/dev/null' });
     expect(node.file?.node.driver.name).toBe('host_device');
   });
@@ -92,7 +99,10 @@ describe('truncate', () => {
     const path = join(tempDir(), 'a');
     writeFileSync(path, bytes('x'.repeat(1024)));
     const graph = graphForTest();
-    const disk = await graph.openBackend({ options: { driver: 'file', filename: path }, flags: writable });
+    const disk = await graph.openBackend({
+      options: { driver: 'file', filename: path },
+      flags: writable,
+    });
     await disk.truncate(1 << 20, { prealloc: 'full' });
     expect(statSync(path)).toMatchObject({ size: 1 << 20 });
     expect(statSync(path).blocks * 512).toBeGreaterThanOrEqual(1 << 20);

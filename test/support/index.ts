@@ -1,4 +1,15 @@
 // What tests share. A test file imports everything from here.
+export {
+  FakeClock,
+  FakeDisk,
+  FakeFiles,
+  fakeHost,
+  settle,
+  type CutStyle,
+  type FakeHost,
+  type FakeOp,
+  type Fault,
+} from './fake-host.js';
 export { binPath, rootPath } from './paths.js';
 export { Random, seededRandom, testSeed } from './random.js';
 export { requires, missingCommands, findCommand } from './requires.js';

@@ -21,16 +21,19 @@ import type {
 import type { Child } from '../../block/child.js';
 import { BlockError, withErrno } from '../../block/errors.js';
 import { bestFormat } from '../../block/open.js';
-import type { BlockLimits, DriverStatus } from '../../block/types.js';
+import type { BlockLimits, DriverStatus, Preallocation } from '../../block/types.js';
 import { MAX_LENGTH, Req, Role } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
+import { createOptions } from '../../options/create-options.js';
 import type { Infer } from '../../options/schema.js';
 import { parseValue, t } from '../../options/schema.js';
 
 /** Options of a raw node besides `file` (QMP: BlockdevOptionsRaw). */
 export const rawOptions = t.struct('BlockdevOptionsRaw', {
   offset: t.optional(t.size({ doc: 'where the image begins in the file, in bytes' })),
-  size: t.optional(t.size({ doc: 'length of the image in bytes; default: to the end of the file' })),
+  size: t.optional(
+    t.size({ doc: 'length of the image in bytes; default: to the end of the file' }),
+  ),
 });
 
 type RawOptions = Infer<typeof rawOptions>;
@@ -209,8 +212,9 @@ async function open(context: OpenContext): Promise<DriverInstance> {
   }
   const instance = new RawInstance(context, file, options);
   if (node.probed && !node.readOnly) {
+    const name = file.node.filename;
     context.graph.warn(
-      `WARNING: Image format was not specified for '${file.node.filename}' and probing guessed raw.\n` +
+      `WARNING: Image format was not specified for '${name}' and probing guessed raw.\n` +
         '         Automatically detecting the format is dangerous for raw images, write ' +
         'operations on block 0 will be restricted.\n' +
         "         Specify the 'raw' format explicitly to remove the restrictions.",
@@ -221,13 +225,21 @@ async function open(context: OpenContext): Promise<DriverInstance> {
 
 async function create(context: CreateContext): Promise<void> {
   const size = roundUp(context.values.size ?? 0);
-  const prealloc = context.values.preallocation ?? 'off';
+  const prealloc = preallocationOf(context.values['preallocation']);
   const file = await context.createFile(prealloc === 'off' ? size : 0);
   try {
     if (prealloc !== 'off') await file.truncate(size, { prealloc });
   } finally {
     await file.detach();
   }
+}
+
+/** The option is declared by the protocol, which knows it when it creates the file alone. */
+function preallocationOf(value: string | number | boolean | undefined): Preallocation {
+  const mode = value ?? 'off';
+  if (mode === 'off' || mode === 'metadata' || mode === 'falloc' || mode === 'full') return mode;
+  const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
+  throw new BlockError('EINVAL', text);
 }
 
 const roundUp = (bytes: number): number => bytes + ((SECTOR - (bytes % SECTOR)) % SECTOR);
@@ -240,6 +252,7 @@ export const rawDriver: Driver = {
   // Any file can be a raw image: recognised where nothing else is.
   probe: () => 1,
   open,
+  createOptions: createOptions({ size: { type: 'size', help: 'Virtual disk size' } }),
   create,
   async measure(values, source): Promise<MeasureResult> {
     const required = roundUp(source === undefined ? (values.size ?? 0) : source.size);

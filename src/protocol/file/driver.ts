@@ -6,11 +6,14 @@
  * `host_cdrom:PATH`; plain paths of devices go to the device drivers by themselves.
  *
  * Not supported: `pr-manager` (refused by name); medium detection and tray of a CD-ROM;
- * zoned devices.
+ * zoned devices. The creation options `nocow` and `extent_size_hint` are hints to btrfs and
+ * XFS; they are accepted and have no effect.
  */
 import type { CreateContext, Driver, OpenContext } from '../../block/driver.js';
 import { BlockError, errorCode, errorText, withErrno } from '../../block/errors.js';
+import type { Preallocation } from '../../block/types.js';
 import type { HostFile, HostFiles } from '../../host/file.js';
+import { createOptions } from '../../options/create-options.js';
 import { parseValue } from '../../options/schema.js';
 import { hasLocks, ImageLocks, unlocked } from './image-locks.js';
 import { FileInstance } from './instance.js';
@@ -130,10 +133,34 @@ async function open(name: Name, context: OpenContext): Promise<FileInstance> {
   }
 }
 
+const createSet = createOptions({
+  size: { type: 'size', help: 'Virtual disk size' },
+  preallocation: {
+    type: 'str',
+    help: 'Preallocation mode (allowed values: off, falloc, full)',
+  },
+  nocow: { type: 'bool', help: 'Turn off copy-on-write (valid only on btrfs)' },
+  extent_size_hint: { type: 'size', help: 'Extent size hint for the image file, 0 to disable' },
+});
+
+const preallocationModes: readonly string[] = ['off', 'metadata', 'falloc', 'full'];
+
+function preallocationOf(value: string | number | boolean | undefined): Preallocation {
+  const mode = value ?? 'off';
+  const found = preallocationModes.find((m) => m === mode);
+  if (found === undefined) {
+    const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
+    throw new BlockError('EINVAL', text);
+  }
+  return found as Preallocation;
+}
+
 /** Creates or empties the file under the locks that keep other users of it away. */
 async function create(context: CreateContext): Promise<void> {
   const files = filesOf(context.host.files);
   const { filename: path } = parseFilename('file', context.filename);
+  const size = roundUp(context.values.size ?? 0);
+  const prealloc = preallocationOf(context.values['preallocation']);
   let file: HostFile;
   try {
     file = await files.open(path, {
@@ -155,12 +182,14 @@ async function create(context: CreateContext): Promise<void> {
       await locks.check(state);
     }
     await truncateRegular(file, 0, 'off');
-    await truncateRegular(file, context.values.size ?? 0, context.values.preallocation ?? 'off');
+    await truncateRegular(file, size, prealloc);
     if (locking) await locks.giveBack(unlocked);
   } finally {
     await file.close();
   }
 }
+
+const roundUp = (bytes: number): number => Math.ceil(bytes / 512) * 512;
 
 function driver(name: Name): Driver {
   return {
@@ -174,7 +203,7 @@ function driver(name: Name): Driver {
   };
 }
 
-export const fileDriver: Driver = { ...driver('file'), create };
+export const fileDriver: Driver = { ...driver('file'), createOptions: createSet, create };
 
 export const hostDeviceDriver: Driver = {
   ...driver('host_device'),

@@ -48,7 +48,7 @@ export class FileInstance implements DriverInstance {
   #locks: ImageLocks;
   #lockState: LockState = unlocked;
   #knownSize = 0;
-  #flushError: unknown;
+  #flushError: Error | undefined;
   #dataRun = { start: 0, end: 0 };
   // What this file system or device turned out not to offer.
   #noHoles = false;
@@ -169,7 +169,7 @@ export class FileInstance implements DriverInstance {
     try {
       await this.#file.flush();
     } catch (e) {
-      if (!this.#file.direct) this.#flushError = e;
+      if (!this.#file.direct && e instanceof Error) this.#flushError = e;
       throw e;
     }
   }
@@ -195,7 +195,9 @@ export class FileInstance implements DriverInstance {
     const atEnd = extent.bytes % align !== 0 && end >= (await this.#file.size());
     const hole = atEnd ? roundUp(extent.bytes, align) : extent.bytes - (extent.bytes % align);
     // A hole that is shorter than one block shares that block with data.
-    return hole === 0 ? dataRun(offset, Math.min(bytes, align)) : zeroRun(offset, Math.min(bytes, hole));
+    return hole === 0
+      ? dataRun(offset, Math.min(bytes, align))
+      : zeroRun(offset, Math.min(bytes, hole));
   }
 
   /** After bytes may have become a hole (F2). */

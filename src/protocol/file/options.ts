@@ -15,10 +15,13 @@ export const fileOptions = t.struct('BlockdevOptionsFile', {
       doc: 'I/O engine; the fastest that works when absent; native needs cache.direct=on',
     }),
   ),
-  'aio-max-batch': t.int({ bits: 64 }, {
-    default: 0,
-    doc: 'most requests handed to the kernel at once; 0: the engine decides',
-  }),
+  'aio-max-batch': t.int(
+    { bits: 64 },
+    {
+      default: 0,
+      doc: 'most requests handed to the kernel at once; 0: the engine decides',
+    },
+  ),
   'drop-cache': t.bool({
     default: true,
     doc: 'drop the page cache when another host may have changed the file (after migration)',
