@@ -178,20 +178,6 @@ class RawInstance implements DriverInstance {
     return { ...this.#options };
   }
 
-  /** Host offset of a byte of the image and the child that holds it, for copies in the host. */
-  async copyRange(
-    source: DriverInstance,
-    from: number,
-    to: number,
-    bytes: number,
-    flags: number,
-  ): Promise<number> {
-    if (this.#guarded && to < SECTOR) throw new BlockError('ENOTSUP');
-    const { instance } = this.#file.node;
-    if (instance.copyRange === undefined) throw new BlockError('ENOTSUP');
-    return instance.copyRange(source, from, this.#window.offset + to, bytes, flags);
-  }
-
   async close(): Promise<void> {
     // Nothing is held.
   }

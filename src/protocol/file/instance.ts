@@ -53,6 +53,7 @@ export class FileInstance implements DriverInstance {
   // What this file system or device turned out not to offer.
   #noHoles = false;
   #noPunch = false;
+  #noDiscard = false;
   #noZeroRange = false;
   #noAllocate = false;
 
@@ -160,8 +161,21 @@ export class FileInstance implements DriverInstance {
   }
 
   async discard(offset: number, bytes: number): Promise<void> {
-    if (!(await this.#tryPunch(offset, bytes))) throw new BlockError('ENOTSUP');
+    if (!(await this.#tryDiscard(offset, bytes))) throw new BlockError('ENOTSUP');
     this.#forget(offset, bytes);
+  }
+
+  async #tryDiscard(offset: number, bytes: number): Promise<boolean> {
+    if (this.#isRegular || this.#file.discard === undefined) return this.#tryPunch(offset, bytes);
+    if (this.#noDiscard) return false;
+    try {
+      await this.#file.discard(offset, bytes);
+      return true;
+    } catch (e) {
+      if (!isNoSuchCall(e)) throw e;
+      this.#noDiscard = true;
+      return false;
+    }
   }
 
   async flushToDisk(): Promise<void> {
