@@ -1,0 +1,84 @@
+/**
+ * Port: byte streams between programs (TCP, Unix sockets, inherited descriptors),
+ * plain or under TLS.
+ */
+
+export type SocketAddress =
+  | {
+      readonly type: 'inet';
+      readonly host: string;
+      /** A number or a service name; '0' picks a free port when listening. */
+      readonly port: string;
+      readonly ipv4?: boolean;
+      readonly ipv6?: boolean;
+      readonly keepAlive?: boolean;
+    }
+  | { readonly type: 'unix'; readonly path: string; readonly abstract?: boolean }
+  | { readonly type: 'fd'; readonly fd: number };
+
+/** TLS material as files or values; exactly one of `x509` and `psk`. */
+export interface TlsCredentials {
+  readonly endpoint: 'client' | 'server';
+  readonly x509?: {
+    readonly ca?: Uint8Array;
+    readonly cert?: Uint8Array;
+    readonly key?: Uint8Array;
+    readonly passphrase?: string;
+  };
+  readonly psk?: {
+    /** Key by user name (server), or the one entry that a client uses. */
+    readonly keys: ReadonlyMap<string, Uint8Array>;
+  };
+  /** Demand and check the peer's certificate. */
+  readonly verifyPeer: boolean;
+  readonly priority?: string;
+}
+
+export interface TlsOptions {
+  readonly credentials: TlsCredentials;
+  /** Client: name that the server's certificate must carry. */
+  readonly hostname?: string | undefined;
+}
+
+/** One connection. Callbacks are set by the owner before the next event-loop turn. */
+export interface ByteStream {
+  /** A piece arrived; it belongs to the receiver. */
+  onData: (piece: Uint8Array) => void;
+  /** No more data will come; `error` when the connection broke. Called once. */
+  onClose: (error: Error | undefined) => void;
+  /** The bytes that wait to be sent fell to zero after `write` returned false. */
+  onDrain: () => void;
+  /** Sends the pieces in order; they must not change until sent. False: wait for onDrain. */
+  write(pieces: readonly Uint8Array[]): boolean;
+  /** Stops and restarts onData. */
+  pause(): void;
+  resume(): void;
+  /** Sends what is queued, then closes. Resolves when closed. */
+  end(): Promise<void>;
+  /** Closes at once. */
+  destroy(): void;
+  /** Turns the connection into a TLS one; data that came is handed to TLS. */
+  startTls(options: TlsOptions): Promise<ByteStream>;
+  /** For messages and logs. */
+  readonly peerName: string;
+  /** Distinguished name of the peer's certificate or its PSK user name, under TLS. */
+  readonly tlsIdentity: string | undefined;
+}
+
+export interface Listener {
+  /** Where it listens; the real port. */
+  readonly address: SocketAddress;
+  /** Takes no new connections; those that exist go on. Removes a Unix socket's file. */
+  close(): Promise<void>;
+}
+
+export interface HostSockets {
+  /** Rejects with HostError. `signal` gives up. */
+  connect(address: SocketAddress, signal?: AbortSignal): Promise<ByteStream>;
+  /** `mode`: permission bits of a Unix socket's file. */
+  listen(
+    address: SocketAddress,
+    onConnection: (stream: ByteStream) => void,
+    options?: { readonly mode?: number; readonly backlog?: number },
+  ): Promise<Listener>;
+}
