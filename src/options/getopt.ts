@@ -169,7 +169,7 @@ class Reader {
   }
 
   private *cluster(word: string): Generator<Argument> {
-    const letters = [...word.slice(1)];
+    const letters = Array.from(word.slice(1));
     for (const [index, letter] of letters.entries()) {
       const found = this.shorts.get(letter);
       if (found === undefined) throw new GetoptError(`invalid option -- '${letter}'`);

@@ -57,9 +57,14 @@ function kindOf(value: unknown): JsonKind {
   }
 }
 
+/** The path as error texts show it. */
+function full(at: Place): string {
+  return at.path === '' ? '<anonymous>' : at.path;
+}
+
 function wrongType(at: Place, expected: string): OptionError {
-  const path = at.path === '' ? '<anonymous>' : at.path;
-  return new OptionError(`Invalid parameter type for '${path}', expected: ${expected}`, at.path);
+  const text = `Invalid parameter type for '${full(at)}', expected: ${expected}`;
+  return new OptionError(text, at.path);
 }
 
 /** A scalar was expected, but dotted keys made an object or list of it. */
@@ -96,7 +101,7 @@ function parseBool(value: unknown, at: Place, how: ParseHow): boolean {
   if (how.from === 'qmp' || typeof value !== 'string') throw wrongType(at, 'boolean');
   if (how.from === 'opts') return optBool(at.path, value);
   const found = parseBoolWord(value);
-  if (found === undefined) throw expects(at.path, at, "'on' or 'off'");
+  if (found === undefined) throw expects(full(at), at, "'on' or 'off'");
   return found;
 }
 
@@ -117,8 +122,8 @@ function parseInt64(value: unknown, at: Place, how: ParseHow, unsigned: boolean)
     isText && how.from === 'opts' ? optNumber(at.path, value) : exactInteger(value, how);
   const top = unsigned ? TWO_64 : TWO_63;
   if (exact === undefined || exact >= top || exact < -TWO_63) {
-    if (isText) throw expects(at.path, at, 'integer');
-    if (unsigned && how.from === 'qmp') throw expects(at.path, at, 'uint64');
+    if (isText) throw expects(full(at), at, 'integer');
+    if (unsigned && how.from === 'qmp') throw expects(full(at), at, 'uint64');
     throw wrongType(at, 'integer');
   }
   return unsigned && exact < 0n ? exact + TWO_64 : exact;
@@ -136,7 +141,7 @@ function parseInt(
   const limit = Number.MAX_SAFE_INTEGER;
   const least = shape.min === -limit ? `-${MAX_SIZE_TEXT}` : String(shape.min);
   const most = shape.max === limit ? MAX_SIZE_TEXT : String(shape.max);
-  throw expects(at.path, at, `a value from ${least} to ${most}`);
+  throw expects(full(at), at, `a value from ${least} to ${most}`);
 }
 
 function parseSizeValue(
@@ -149,8 +154,8 @@ function parseSizeValue(
   if (how.from === 'keyval' && typeof value === 'string' && shape.qapi === 'size') {
     const size = parseSize(value);
     if (size.status === 'ok') return size.bytes;
-    if (size.status !== 'limit') throw expects(at.path, at, 'size');
-    throw expects(at.path, at, `a value from 0 to ${MAX_SIZE_TEXT}`);
+    if (size.status !== 'limit') throw expects(full(at), at, 'size');
+    throw expects(full(at), at, `a value from 0 to ${MAX_SIZE_TEXT}`);
   }
   const unsigned = shape.qapi === 'size';
   const integer = { kind: 'int', type: undefined, unsigned, min: 0 } as const;
@@ -163,7 +168,7 @@ function parseNumber(value: unknown, at: Place, how: ParseHow): number {
   if (typeof value === 'bigint') return Number(value);
   if (how.from !== 'qmp' && typeof value === 'string') {
     const found = value.trim() === '' ? NaN : Number(value);
-    if (!Number.isFinite(found)) throw expects(at.path, at, 'number');
+    if (!Number.isFinite(found)) throw expects(full(at), at, 'number');
     return found;
   }
   throw wrongType(at, 'number');
