@@ -111,6 +111,14 @@ export interface HostFile {
   setDirect(direct: boolean): Promise<void>;
   /** Drops the page cache of the file; best effort. */
   dropCache(): Promise<void>;
+  /**
+   * Tells a device that the range is not needed; what it reads as afterwards is the
+   * device's. On a regular file the same as punchHole. ENOTSUP where it cannot; absent
+   * where only punchHole is there.
+   */
+  discard?(offset: number, bytes: number): Promise<void>;
+  /** Bytes of the file in the page cache; absent or ENOTSUP where that cannot be known. */
+  cachedBytes?(): Promise<number>;
   /** Ends requests in flight and closes. */
   close(): Promise<void>;
 }
@@ -129,6 +137,10 @@ export interface HostFiles {
   unlink(path: string): Promise<void>;
   /** Engines that work here, best first. */
   engines(): Promise<readonly EngineName[]>;
+  /** Zeroed memory that no engine has to copy for O_DIRECT. Absent: any memory will do. */
+  alignedBuffer?(bytes: number): Uint8Array;
+  /** Why the fast engines are not in use, for people; undefined when they are. */
+  engineNote?(): string | undefined;
   /** Path arithmetic: the folder of `path` (with its slash kept off), `''` when none. */
   dirname(path: string): string;
   /** `name` as seen from folder `base`; absolute names and protocol names stay. */

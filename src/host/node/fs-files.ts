@@ -14,13 +14,11 @@ import type {
   FileKind,
   FileLimits,
   FileOpenOptions,
-  FileStat,
   HostFile,
-  HostFiles,
 } from '../file.js';
-import { AlignedPool, allocateAligned, isAligned } from './aligned.js';
+import type { AlignedPool } from './aligned.js';
 import { toHostError } from './errors.js';
-import * as paths from './paths.js';
+import { blockDeviceBytes, call, closeFd, fstat, isTransient, kindOf, openFd } from './fs-calls.js';
 
 /** IOV_MAX of Linux. */
 const MOST_PIECES = 1024;
@@ -49,46 +47,6 @@ const nodeCalls: FsCalls = {
 
 type Direction = 'read' | 'write';
 
-/** One call of node:fs as a promise of its result. */
-function call<T>(start: (done: (error: Error | null, value: T) => void) => void): Promise<T> {
-  return new Promise((resolve, reject) => {
-    start((error, value) => {
-      if (error === null) resolve(value);
-      else reject(toHostError(error));
-    });
-  });
-}
-
-function closeFd(fd: number): Promise<void> {
-  return call<undefined>((done) => {
-    fs.close(fd, (error) => {
-      done(error ?? null, undefined);
-    });
-  });
-}
-
-function isTransient(error: HostError): boolean {
-  return error.code === 'EINTR' || error.code === 'EAGAIN';
-}
-
-function kindOf(stat: fs.Stats | fs.BigIntStats): FileKind {
-  if (stat.isFile()) return 'regular';
-  if (stat.isBlockDevice()) return 'block';
-  return stat.isCharacterDevice() ? 'char' : 'other';
-}
-
-/** Size of a block device from sysfs; st_size is 0 for them. */
-async function blockDeviceBytes(rdev: number): Promise<number> {
-  const major = (rdev >> 8) & 0xfff;
-  const minor = (rdev & 0xff) | ((rdev >> 12) & 0xfff00);
-  try {
-    const text = await fs.promises.readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8');
-    return Number(text) * 512;
-  } catch (error) {
-    throw toHostError(error);
-  }
-}
-
 async function sizeOf(stat: fs.Stats): Promise<number> {
   return stat.isBlockDevice() ? blockDeviceBytes(stat.rdev) : stat.size;
 }
@@ -98,9 +56,9 @@ function unsupported(): Promise<never> {
 }
 
 /** Tries direct reads of growing size; the first that the kernel takes is the alignment. */
-async function probeAlignment(fd: number): Promise<number> {
+async function probeAlignment(fd: number, pool: AlignedPool): Promise<number> {
+  const page = pool.take(PAGE_BYTES);
   for (const bytes of [512, 1024, 2048]) {
-    const page = allocateAligned(PAGE_BYTES);
     const tried = call<number>((done) => {
       fs.read(fd, page, bytes, bytes, bytes, done);
     });
@@ -113,8 +71,13 @@ async function probeAlignment(fd: number): Promise<number> {
   return PAGE_BYTES;
 }
 
-async function probeLimits(fd: number, stat: fs.Stats, direct: boolean): Promise<FileLimits> {
-  const alignment = direct ? await probeAlignment(fd) : 1;
+async function probeLimits(
+  fd: number,
+  stat: fs.Stats,
+  direct: boolean,
+  pool: AlignedPool,
+): Promise<FileLimits> {
+  const alignment = direct ? await probeAlignment(fd, pool) : 1;
   return {
     requestAlignment: alignment,
     memoryAlignment: direct ? Math.max(512, alignment) : 1,
@@ -131,22 +94,20 @@ class FsFile implements HostFile {
   #inFlight = 0;
   #idle: (() => void) | undefined;
   #closed = false;
-  readonly #pool = new AlignedPool();
+  readonly writable: boolean;
 
   constructor(
     readonly path: string,
     private fd: number,
-    private readonly flags: number,
+    options: FileOpenOptions,
     readonly kind: FileKind,
     limits: FileLimits,
+    private readonly pool: AlignedPool,
     private readonly io: FsCalls,
   ) {
     this.limits = limits;
-    this.direct = (flags & fs.constants.O_DIRECT) !== 0;
-  }
-
-  get writable(): boolean {
-    return (this.flags & fs.constants.O_RDWR) !== 0;
+    this.writable = options.writable;
+    this.direct = options.direct;
   }
 
   /** Counts a request in, for close() to wait for. */
@@ -169,18 +130,12 @@ class FsFile implements HostFile {
     });
   }
 
-  #stat(): Promise<fs.Stats> {
-    return call<fs.Stats>((done) => {
-      fs.fstat(this.fd, done);
-    });
-  }
-
   size(): Promise<number> {
-    return this.#track(async () => sizeOf(await this.#stat()));
+    return this.#track(async () => sizeOf(await fstat(this.fd)));
   }
 
   allocatedBytes(): Promise<number> {
-    return this.#track(async () => (await this.#stat()).blocks * 512);
+    return this.#track(async () => (await fstat(this.fd)).blocks * 512);
   }
 
   // hot: bench/engine
@@ -284,19 +239,25 @@ class FsFile implements HostFile {
   /** O_DIRECT: through aligned memory unless the caller's is known to be aligned. */
   async #bounce(way: Direction, offset: number, iov: Iov): Promise<number> {
     const alignment = this.limits.memoryAlignment;
-    if (iov.bufs.every((b) => isAligned(b, alignment) && b.byteLength % alignment === 0)) {
-      return this.#loop(way, offset, iov);
+    const fits = (b: Uint8Array): boolean =>
+      b.byteLength % alignment === 0 && this.pool.isAligned(b, alignment);
+    if (iov.bufs.every(fits)) return this.#loop(way, offset, iov);
+    let moved = 0;
+    while (moved < iov.bytes) {
+      const part = iov.slice(moved, Math.min(iov.bytes - moved, this.pool.mostBytes));
+      const buffer = this.pool.take(part.bytes);
+      try {
+        const bytes = buffer.subarray(0, part.bytes);
+        if (way === 'write') part.copyTo(bytes);
+        const got = await this.#loop(way, offset + moved, Iov.of(bytes));
+        if (way === 'read') part.copyFrom(bytes.subarray(0, got));
+        moved += got;
+        if (got < part.bytes) break;
+      } finally {
+        this.pool.give(buffer);
+      }
     }
-    const buffer = this.#pool.take(iov.bytes);
-    try {
-      const bytes = buffer.subarray(0, iov.bytes);
-      if (way === 'write') iov.copyTo(bytes);
-      const moved = await this.#loop(way, offset, Iov.of(bytes));
-      if (way === 'read') iov.slice(0, moved).copyFrom(bytes.subarray(0, moved));
-      return moved;
-    } finally {
-      this.#pool.give(buffer);
-    }
+    return moved;
   }
 
   #void(start: (done: fs.NoParamCallback) => void): Promise<void> {
@@ -346,16 +307,13 @@ class FsFile implements HostFile {
   /** Opens the same inode again with the other flag, then swaps the descriptors. */
   async setDirect(direct: boolean): Promise<void> {
     if (direct === this.direct) return;
-    const { O_RDWR, O_DIRECT } = fs.constants;
-    const flags = (this.flags & O_RDWR) | (direct ? O_DIRECT : 0);
+    const { O_RDWR, O_RDONLY, O_DIRECT } = fs.constants;
+    const flags = (this.writable ? O_RDWR : O_RDONLY) | (direct ? O_DIRECT : 0);
     const old = this.fd;
     const fd = await call<number>((done) => {
       fs.open(`/proc/self/fd/${old}`, flags, done);
     });
-    const stat = await call<fs.Stats>((done) => {
-      fs.fstat(fd, done);
-    });
-    const limits = await probeLimits(fd, stat, direct);
+    const limits = await probeLimits(fd, await fstat(fd), direct, this.pool);
     await this.#drain();
     this.fd = fd;
     this.direct = direct;
@@ -375,71 +333,20 @@ class FsFile implements HostFile {
   }
 }
 
-/** The flags of open(2) for `options`. */
-export function openFlags(options: FileOpenOptions): number {
-  const { O_RDWR, O_RDONLY, O_DIRECT, O_CREAT, O_TRUNC, O_EXCL } = fs.constants;
-  let flags = options.writable ? O_RDWR : O_RDONLY;
-  if (options.direct) flags |= O_DIRECT;
-  if (options.create !== undefined) flags |= O_CREAT;
-  if (options.create === 'truncate') flags |= O_TRUNC;
-  if (options.create === 'exclusive') flags |= O_EXCL;
-  return flags;
-}
-
-/** stat() of the port: size of devices too, identity independent of the name. */
-export async function statPath(path: string): Promise<FileStat> {
-  try {
-    const stat = await fs.promises.stat(path, { bigint: true });
-    const kind = stat.isDirectory() ? 'directory' : kindOf(stat);
-    const device = kind === 'block' || kind === 'char';
-    return {
-      kind,
-      size: kind === 'block' ? await blockDeviceBytes(Number(stat.rdev)) : Number(stat.size),
-      identity: device ? `${kind}:${stat.rdev}` : `${stat.dev}:${stat.ino}`,
-    };
-  } catch (error) {
-    throw toHostError(error);
-  }
-}
-
 /** Opens over node:fs whatever engine was named; the caller has checked that. */
 export async function openFsFile(
   path: string,
   options: FileOpenOptions,
+  pool: AlignedPool,
   io: FsCalls = nodeCalls,
 ): Promise<HostFile> {
-  const flags = openFlags(options);
-  const fd = await call<number>((done) => {
-    fs.open(path, flags, options.mode ?? 0o644, done);
-  });
+  const fd = await openFd(path, options);
   try {
-    const stat = await call<fs.Stats>((done) => {
-      fs.fstat(fd, done);
-    });
-    const limits = await probeLimits(fd, stat, options.direct);
-    return new FsFile(path, fd, flags, kindOf(stat), limits, io);
+    const stat = await fstat(fd);
+    const limits = await probeLimits(fd, stat, options.direct, pool);
+    return new FsFile(path, fd, options, kindOf(stat), limits, pool, io);
   } catch (error) {
     fs.closeSync(fd);
     throw error;
   }
-}
-
-/** HostFiles over node:fs alone. */
-export function fsFiles(): HostFiles {
-  return {
-    async open(path, options) {
-      if (options.engine !== 'auto' && options.engine !== 'node-fs') {
-        throw new HostError('ENOSYS', `aio=${options.engine} was specified, but is not supported`);
-      }
-      return openFsFile(path, options);
-    },
-    stat: statPath,
-    async unlink(path) {
-      await fs.promises.unlink(path).catch((error: unknown) => {
-        throw toHostError(error);
-      });
-    },
-    engines: () => Promise.resolve(['node-fs']),
-    ...paths,
-  };
 }

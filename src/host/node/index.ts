@@ -1,22 +1,20 @@
 /** The host that Node runs on, as one record of ports. */
-import { crc32c } from '../../lib/crc32c.js';
-import { isZeroBytes } from '../../lib/iov.js';
 import type { Host } from '../host.js';
 import { nodeClock } from './clock.js';
 import { nodeCompression } from './compression.js';
-import { fsFiles } from './fs-files.js';
+import { nodeFiles } from './files.js';
+import { nodeHot } from './hot.js';
 import { nodeRandom } from './random.js';
 
-let host: Host | undefined;
+const host: Host = {
+  files: nodeFiles,
+  compression: nodeCompression,
+  clock: nodeClock,
+  random: nodeRandom,
+  hot: nodeHot,
+};
 
 /** The one host of this process. */
 export function nodeHost(): Host {
-  return (host ??= {
-    files: fsFiles(),
-    compression: nodeCompression,
-    loadCrypto: async () => (await import('./crypto.js')).nodeCrypto(),
-    clock: nodeClock,
-    random: nodeRandom,
-    hot: { isZero: isZeroBytes, crc32c },
-  });
+  return host;
 }

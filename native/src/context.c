@@ -1,0 +1,145 @@
+/* Takes what JavaScript queued, finishes inline what the page cache can, spreads the rest. */
+#include "vdisk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Bytes copied on the event loop's thread per batch; more goes to the pool's threads. */
+#define INLINE_BYTES (256 << 10)
+/* A lone request up to here is cheaper copied here than handed over. */
+#define INLINE_LONE_BYTES (1 << 20)
+/* A write inline that took longer shows that writers are being throttled: */
+#define WRITE_SLOW_NS 4000000u
+/* then writes go to the pool for this long. */
+#define WRITE_PAUSE_NS 200000000u
+
+void complete(struct engines *e, int slot, int32_t res) {
+  int32_t *pair = &e->sh->cq[2 * e->cq_count++];
+  pair[0] = slot;
+  pair[1] = res;
+}
+
+/* Turns the slot's memory into iovecs (pairs of doubles become iovecs in place). */
+static void prepare(struct engines *e, int slot) {
+  const struct slot *s = &e->sh->slots[slot];
+  struct work *w = &e->work[slot];
+  if (s->pieces <= 1) {
+    w->one.iov_base = (void *)(uintptr_t)s->addr;
+    w->one.iov_len = (size_t)s->bytes;
+    w->iov = &w->one;
+    return;
+  }
+  union {
+    double number;
+    uint64_t word;
+  } *pair = (void *)(uintptr_t)s->addr;
+  for (int i = 0; i < 2 * s->pieces; i++) pair[i].word = (uint64_t)pair[i].number;
+  w->iov = (struct iovec *)pair;
+}
+
+/* A read that the page cache can answer at once. */
+static bool read_inline(struct engines *e, int slot) {
+  const struct slot *s = &e->sh->slots[slot];
+  struct work *w = &e->work[slot];
+  ssize_t n = preadv2(s->fd, w->iov, s->pieces, (off_t)s->offset, RWF_NOWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EOPNOTSUPP || errno == EINTR || errno == ENOSYS))
+    return false;
+  complete(e, slot, n < 0 ? -errno : (int32_t)n);
+  return true;
+}
+
+/* A write into the page cache, unless such writes were seen to wait lately. */
+static bool write_inline(struct engines *e, int slot) {
+  const struct slot *s = &e->sh->slots[slot];
+  uint64_t before = now_ns();
+  if (before < e->write_slow_until) return false;
+  int32_t res = run_slot((struct slot *)s, e->work[slot].iov);
+  if (res == -EINTR) return false;
+  uint64_t after = now_ns();
+  if (after - before > WRITE_SLOW_NS) e->write_slow_until = after + WRITE_PAUSE_NS;
+  complete(e, slot, res);
+  return true;
+}
+
+static void route(struct engines *e, int slot, bool tried) {
+  const struct slot *s = &e->sh->slots[slot];
+  bool transfer = s->op == OP_READ || s->op == OP_WRITE;
+  bool cached = (e->sh->flags[slot] & F_CACHED) != 0;
+  if (!transfer)
+    pool_push(e->pool, slot, s->op == OP_XTS ? LANE_BURNS : LANE_SLEEPS);
+  else if (cached && !tried)
+    pool_push(e->pool, slot, LANE_BURNS);
+  else if (s->engine == ENGINE_URING && e->uring && (s->op == OP_READ || !cached))
+    uring_push(e->uring, slot);
+  else if (s->engine == ENGINE_AIO && e->aio && !cached)
+    aio_push(e->aio, slot);
+  else
+    pool_push(e->pool, slot, cached && s->op == OP_WRITE ? LANE_BURNS : LANE_SLEEPS);
+}
+
+void submit_queued(struct engines *e) {
+  int32_t *header = e->sh->header;
+  int n = header[H_QUEUED];
+  header[H_QUEUED] = 0;
+  header[H_BATCH] = (int32_t)((uint32_t)header[H_BATCH] + 1);
+  double budget = n == 1 && header[H_INFLIGHT] == 1 ? INLINE_LONE_BYTES : INLINE_BYTES;
+  bool pooled = false;
+  for (int i = 0; i < n; i++) {
+    int slot = e->sh->sq[i];
+    const struct slot *s = &e->sh->slots[slot];
+    prepare(e, slot);
+    bool tried = false;
+    if ((e->sh->flags[slot] & F_CACHED) && s->op <= OP_WRITE && s->bytes <= budget) {
+      tried = true;
+      if (s->op == OP_READ ? read_inline(e, slot) : write_inline(e, slot)) {
+        budget -= s->bytes;
+        e->stats[S_INLINE]++;
+        continue;
+      }
+    }
+    route(e, slot, tried);
+    pooled = true;
+  }
+  if (n > 0) e->stats[S_BATCHES]++;
+  if (e->uring && uring_pending(e->uring)) uring_submit(e->uring);
+  if (e->aio && aio_pending(e->aio)) aio_submit(e->aio);
+  if (pooled) pool_submit(e->pool);
+}
+
+bool submit_pending(const struct engines *e) {
+  return (e->uring && uring_pending(e->uring)) || (e->aio && aio_pending(e->aio));
+}
+
+void reap_all(struct engines *e) {
+  if (e->uring) uring_reap(e->uring);
+  if (e->aio) aio_reap(e->aio);
+  pool_reap(e->pool);
+}
+
+static bool any_ready(const void *arg) {
+  const struct engines *e = arg;
+  return (e->uring && uring_ready(e->uring)) || (e->aio && aio_ready(e->aio)) ||
+         pool_ready(e->pool);
+}
+
+bool poll_done(struct engines *e) {
+  bool hit = look_for(&e->polling, any_ready, e);
+  if (hit) e->stats[S_POLLS]++;
+  return hit;
+}
+
+void engines_open(struct engines *e, struct shared *sh, uint64_t poll_ns) {
+  e->sh = sh;
+  polling_init(&e->polling, poll_ns);
+  e->pool = pool_open(e, poll_ns);
+}
+
+void engines_close(struct engines *e) {
+  e->sh->header[H_QUEUED] = 0;
+  e->cq_count = 0; /* nobody listens any more */
+  if (e->uring) uring_close(e->uring);
+  e->cq_count = 0;
+  if (e->aio) aio_close(e->aio);
+  if (e->pool) pool_close(e->pool);
+}

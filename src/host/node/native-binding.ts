@@ -1,0 +1,90 @@
+/**
+ * The native addon: its functions as types, and how it is found.
+ *
+ * `native/build/Release` of a checkout comes first, then a prebuilt binary of the package
+ * (the order of node-gyp-build). Set VDISK_NO_NATIVE=1 to do without it.
+ */
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { existsSync } from 'node:fs';
+
+/** Handles that only the addon looks into. */
+export interface NativeContext {
+  readonly kind?: 'context';
+}
+export interface NativeXtsKey {
+  readonly kind?: 'xts';
+}
+
+/** What native/src exports; results named errno are 0 or a negative errno. */
+export interface NativeBinding {
+  /** sizeof(struct shared), to be sure that both sides mean the same layout. */
+  readonly sharedBytes: number;
+  /** `pollNs`: how long to look for completions before sleeping, at most; 0: never. */
+  create(shared: ArrayBuffer, deliver: (count: number) => void, pollNs: number): NativeContext;
+  arm(context: NativeContext): void;
+  submit(context: NativeContext): void;
+  /** errno; `which` is an EngineCode. */
+  openEngine(context: NativeContext, which: number): number;
+  /** Batches, inline, ring, aio, pool, rounds, wakes, polls since the start. */
+  stats(context: NativeContext): number[];
+  /** Address of the first byte of the view's ArrayBuffer. */
+  addressOf(view: ArrayBufferView): number;
+  allocateAligned(bytes: number): ArrayBuffer;
+  /** errno; out: offset, memory, transfer, optimal, discard. */
+  fileLimits(fd: number, direct: boolean, out: Float64Array): number;
+  /** errno; out: size, allocated bytes. */
+  fileSize(fd: number, out: Float64Array): number;
+  /** errno */
+  setDirect(fd: number, direct: boolean): number;
+  /** errno; with `test` 1 when another holder conflicts. Types: unlock, shared, exclusive. */
+  lock(fd: number, type: 0 | 1 | 2, offset: number, bytes: number, test: boolean): number;
+  /** Bytes of the run at `offset`; negative for a hole; 0 for none. */
+  extentAt(fd: number, offset: number): number;
+  isZero(b: Uint8Array): boolean;
+  crc32c(b: Uint8Array, seed: number): number;
+  xtsKey(key: Uint8Array, sectorBytes: number, tables: boolean): NativeXtsKey;
+  xtsAddress(key: NativeXtsKey): number;
+  xtsCrypt(key: NativeXtsKey, b: Uint8Array, firstSector: number, encrypt: boolean): void;
+}
+
+/** The folder that holds native/, from wherever this module was bundled to. */
+function nativeFolder(): string | undefined {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  for (;;) {
+    if (existsSync(join(folder, 'native', 'binding.gyp'))) return join(folder, 'native');
+    const parent = dirname(folder);
+    if (parent === folder) return undefined;
+    folder = parent;
+  }
+}
+
+function load(): NativeBinding | string {
+  if (process.env['VDISK_NO_NATIVE'] === '1') return 'VDISK_NO_NATIVE is set';
+  const folder = nativeFolder();
+  if (folder === undefined) return 'the package has no native folder';
+  const require = createRequire(import.meta.url);
+  const built = join(folder, 'build', 'Release', 'vdisk_native.node');
+  try {
+    if (existsSync(built)) return require(built) as NativeBinding;
+    const find = require('node-gyp-build') as (folder: string) => NativeBinding;
+    return find(folder);
+  } catch (error) {
+    return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+  }
+}
+
+let loaded: NativeBinding | string | undefined;
+
+/** The addon, or undefined where it is not there (see {@link whyNoNative}). */
+export function tryNative(): NativeBinding | undefined {
+  loaded ??= load();
+  return typeof loaded === 'string' ? undefined : loaded;
+}
+
+/** Why {@link tryNative} has none; undefined when it has one. */
+export function whyNoNative(): string | undefined {
+  loaded ??= load();
+  return typeof loaded === 'string' ? loaded : undefined;
+}
