@@ -214,8 +214,18 @@ function cString(data: Uint8Array): string {
   return utf8.decode(end < 0 ? data : data.subarray(0, end));
 }
 
+/**
+ * Clusters up to this size have no room for the names of features beside a long backing name, so
+ * they go without, as QEMU has it.
+ */
+const MAX_UNNAMED_CLUSTER = 4096;
+
 /** The extension area, with its end mark, ready to follow the header. */
-export function encodeExtensions(extensions: Extensions, version: number): Uint8Array {
+export function encodeExtensions(
+  extensions: Extensions,
+  version: number,
+  clusterSize: number,
+): Uint8Array {
   const parts: [number, Uint8Array][] = [];
   if (extensions.backingFormat !== undefined) {
     parts.push([Ext.backingFormat, encoder.encode(extensions.backingFormat)]);
@@ -228,7 +238,9 @@ export function encodeExtensions(extensions: Extensions, version: number): Uint8
     encodeFields(CRYPTO_EXT_FIELDS, extensions.crypto, data);
     parts.push([Ext.crypto, data]);
   }
-  if (version >= 3) parts.push([Ext.featureTable, encodeFeatureTable(extensions.featureNames)]);
+  if (version >= 3 && clusterSize > MAX_UNNAMED_CLUSTER) {
+    parts.push([Ext.featureTable, encodeFeatureTable(extensions.featureNames)]);
+  }
   if (extensions.bitmaps !== undefined) {
     const data = new Uint8Array(BITMAPS_EXT_LENGTH);
     encodeFields(BITMAPS_EXT_FIELDS, extensions.bitmaps, data);

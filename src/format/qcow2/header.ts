@@ -251,7 +251,7 @@ export function encodeHeader(header: Qcow2Header): Uint8Array {
   const { fields } = header;
   const out = new Uint8Array(2 ** fields.cluster_bits);
   const v3 = fields.version >= 3;
-  const extensions = encodeExtensions(header.extensions, fields.version);
+  const extensions = encodeExtensions(header.extensions, fields.version, out.length);
   const name = encoder.encode(header.backingFile);
   const length = v3 ? HEADER_LENGTH + header.unknownFields.length : HEADER_V2_LENGTH;
   const nameAt = length + extensions.length;

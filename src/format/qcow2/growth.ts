@@ -1,0 +1,97 @@
+/**
+ * How far a file has been used, and growing it ahead of the writes.
+ *
+ * `freshFrom` is the first byte that nobody ever wrote in this file: what is allocated from there
+ * on reads as zeroes without being written (when the file zero-fills what it grows by).
+ *
+ * A direct write that extends a file is slow, for it changes the inode each time and runs alone.
+ * So after a few such writes the file is extended ahead, in steps that double; `trim` takes the
+ * rest back at close. After a crash the image merely has a sparse tail.
+ */
+import type { Child } from '../../block/child.js';
+
+const FIRST_STEP = 1024 * 1024;
+const LARGEST_STEP = 64 * 1024 * 1024;
+/** Extending writes before the file is grown ahead. */
+const PATIENCE = 4;
+
+export class FileGrowth {
+  readonly #file: Child;
+  /** Grown areas read as zeroes. */
+  readonly #zeroInit: boolean;
+  /** Length of the file when the image was opened; it is never cut below this. */
+  #base: number;
+  #freshFrom: number;
+  #extensions = 0;
+  #step = FIRST_STEP;
+  #possible = true;
+  #grownAhead = false;
+  #growing: Promise<void> | undefined;
+
+  constructor(file: Child, zeroInit: boolean) {
+    this.#file = file;
+    this.#zeroInit = zeroInit;
+    this.#base = file.size;
+    this.#freshFrom = file.size;
+  }
+
+  /** End of what has been given out. */
+  get usedEnd(): number {
+    return this.#freshFrom;
+  }
+
+  /** Notes that [host, host + bytes) is given out; whether it reads as zeroes as it is. */
+  take(host: number, bytes: number): boolean {
+    const fresh = this.#zeroInit && host >= this.#freshFrom;
+    if (host + bytes > this.#freshFrom) this.#freshFrom = host + bytes;
+    return fresh;
+  }
+
+  /** Makes room for a write that ends at `end`; undefined when there is nothing to wait for. */
+  before(end: number): Promise<void> | undefined {
+    if (end <= this.#file.size || !this.#possible) return undefined;
+    if (this.#growing !== undefined) return this.#growing.then(() => this.before(end));
+    if (++this.#extensions <= PATIENCE) return undefined;
+    const to = end + this.#step;
+    this.#step = Math.min(this.#step * 2, LARGEST_STEP);
+    this.#growing = this.#grow(to).finally(() => {
+      this.#growing = undefined;
+    });
+    return this.#growing;
+  }
+
+  async #grow(to: number): Promise<void> {
+    if (to <= this.#file.size) return;
+    try {
+      await this.#file.truncate(to, { exact: false });
+      this.#grownAhead = true;
+    } catch {
+      // Devices and peers of fixed size, full disks: the write itself will tell.
+      this.#possible = false;
+    }
+  }
+
+  /** The file is at least as long as what has been given out; for tables that rest in the tail. */
+  async cover(): Promise<void> {
+    if (this.#file.size >= this.#freshFrom || !this.#zeroInit) return;
+    await this.#file.truncate(this.#freshFrom, { exact: false });
+  }
+
+  /** Cuts off what was grown ahead. Failure does not matter: the tail is sparse. */
+  async trim(): Promise<void> {
+    const end = Math.max(this.#freshFrom, this.#base);
+    if (!this.#grownAhead || this.#file.size <= end) return;
+    this.#grownAhead = false;
+    try {
+      await this.#file.truncate(end, { exact: false });
+    } catch {
+      // See above.
+    }
+  }
+
+  /** The image was cut to `end` bytes by the caller. */
+  shrunk(end: number): void {
+    this.#base = Math.min(this.#base, end);
+    this.#freshFrom = Math.min(this.#freshFrom, end);
+  }
+}

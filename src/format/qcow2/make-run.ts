@@ -1,0 +1,176 @@
+/** Beginning a run: which clusters, where in the file, and what their unwritten parts hold. */
+import type { L2Entry } from './entry.js';
+import {
+  clusterKind,
+  entryOffset,
+  hasHostCluster,
+  isCompressed,
+  isCopied,
+  Kind,
+  readEntry,
+} from './entry.js';
+import type { Qcow2Image } from './image.js';
+import { hex, NO_HOST } from './mapping.js';
+import { Run, Source } from './run.js';
+import { writableSlice } from './tables.js';
+import type { GuestOffset, HostOffset } from './units.js';
+
+/** What the old entry of a cluster means for one that is written now. */
+interface Plan {
+  /** Place that the cluster has already and may use alone; NO_HOST: allocate one. */
+  readonly reuse: HostOffset;
+  /** The unwritten rest must be copied (else it is zeroes). */
+  readonly copies: boolean;
+  /** Must not be joined with other clusters: it has `must` or `present` parts. */
+  readonly single: boolean;
+}
+
+/**
+ * Begins a run at the cluster of `guest`, with room up to `wantEnd` if neighbours are alike and
+ * space allows. `after`: host place to continue when it is free (NO_HOST: anywhere). Called with
+ * `image.lock` held; no run may exist at `guest`. Throws BlockError; then nothing is allocated.
+ */
+export async function makeRun(
+  image: Qcow2Image,
+  guest: GuestOffset,
+  wantEnd: GuestOffset,
+  after: HostOffset,
+): Promise<Run> {
+  const { g, mapping, writes } = image;
+  const first = Math.floor(guest / g.clusterSize);
+  const { table, index } = await writableSlice(image, guest);
+  const entry = readEntry(g, table.view, index);
+  const plan = await planCluster(image, entry, first);
+  const most = Math.min(
+    Math.ceil(wantEnd / g.clusterSize) - first,
+    mapping.sliceEntries - index,
+  );
+  let count = 1;
+  while (!plan.single && count < most && writes.runs.at(first + count) === undefined) {
+    const next = tryPlan(image, readEntry(g, table.view, index + count), first + count);
+    if (typeof next === 'string' || !alike(plan, next, count * g.clusterSize)) break;
+    count++;
+  }
+  const place = await findPlace(image, first, count, plan, after);
+  return new Run({
+    first,
+    count: place.count,
+    host: place.host,
+    clusterSize: g.clusterSize,
+    isNew: place.isNew,
+    source: plan.copies ? Source.copy : place.fresh ? Source.none : Source.zero,
+    unit: g.subclusterSize,
+    must: mustRanges(image, entry, first),
+    present: plan.reuse === NO_HOST ? [] : storedRanges(image, entry, first),
+  });
+}
+
+function alike(plan: Plan, next: Plan, distance: number): boolean {
+  if (next.single || next.copies !== plan.copies) return false;
+  if (plan.reuse === NO_HOST) return next.reuse === NO_HOST;
+  return next.reuse === plan.reuse + distance;
+}
+
+async function planCluster(image: Qcow2Image, entry: L2Entry, cluster: number): Promise<Plan> {
+  const plan = tryPlan(image, entry, cluster);
+  if (typeof plan !== 'string') return plan;
+  throw await image.corrupt(true, plan);
+}
+
+/** The plan for a cluster, or what is wrong with its entry. */
+function tryPlan(image: Qcow2Image, entry: L2Entry, cluster: number): Plan | string {
+  const { g, hasDataFile } = image;
+  const guest = cluster * g.clusterSize;
+  if (isCompressed(entry)) return { reuse: NO_HOST, copies: true, single: g.extendedL2 };
+  const hosted = hasHostCluster(entry, hasDataFile);
+  const host = hosted ? entryOffset(entry.hi, entry.lo) : NO_HOST;
+  const kind = clusterKind(entry, hasDataFile);
+  if (hosted && host % g.clusterSize !== 0) {
+    const what = kind === Kind.zero ? 'Preallocated zero' : 'Data';
+    return `${what} cluster offset ${hex(host)} unaligned (guest offset: ${hex(guest)})`;
+  }
+  const backed = isBacked(image, guest);
+  if (g.extendedL2) {
+    const missing = ~(entry.allocated | entry.zeroes) !== 0;
+    if (!hosted) return { reuse: NO_HOST, copies: backed && missing, single: false };
+    if (isCopied(entry)) return { reuse: host, copies: backed && missing, single: true };
+    return { reuse: NO_HOST, copies: true, single: true };
+  }
+  if (kind === Kind.zero) {
+    return { reuse: hosted && isCopied(entry) ? host : NO_HOST, copies: false, single: false };
+  }
+  if (kind === Kind.data) {
+    // With the copied flag this is no allocation at all; a data file's clusters always have it.
+    const own = isCopied(entry) || hasDataFile;
+    return { reuse: own ? host : NO_HOST, copies: true, single: false };
+  }
+  return { reuse: NO_HOST, copies: backed, single: false };
+}
+
+/** Whether a backing file holds something at the cluster of `guest`. */
+function isBacked(image: Qcow2Image, guest: GuestOffset): boolean {
+  const { backing } = image;
+  return backing !== undefined && guest < Math.min(backing.size, image.size);
+}
+
+/** Parts that a new place must hold because the old one is given up. */
+function mustRanges(image: Qcow2Image, entry: L2Entry, cluster: number): [number, number][] {
+  const { g, hasDataFile } = image;
+  const guest = cluster * g.clusterSize;
+  if (!g.extendedL2) return [];
+  if (isCompressed(entry)) return [[guest, guest + g.clusterSize]];
+  if (!hasHostCluster(entry, hasDataFile) || isCopied(entry)) return [];
+  return storedRanges(image, entry, cluster);
+}
+
+/** Allocated subclusters of an extended entry, as guest ranges. */
+function storedRanges(image: Qcow2Image, entry: L2Entry, cluster: number): [number, number][] {
+  const { g } = image;
+  if (!g.extendedL2) return [];
+  const guest = cluster * g.clusterSize;
+  const out: [number, number][] = [];
+  for (let sc = 0; sc < g.subclustersPerCluster; sc++) {
+    if ((entry.allocated & (1 << sc)) === 0) continue;
+    const from = guest + sc * g.subclusterSize;
+    const last = out[out.length - 1];
+    if (last !== undefined && last[1] === from) last[1] += g.subclusterSize;
+    else out.push([from, from + g.subclusterSize]);
+  }
+  return out;
+}
+
+interface Place {
+  readonly host: HostOffset;
+  readonly count: number;
+  readonly isNew: boolean;
+  /** Reads as zeroes as it is. */
+  readonly fresh: boolean;
+}
+
+async function findPlace(
+  image: Qcow2Image,
+  first: number,
+  count: number,
+  plan: Plan,
+  after: HostOffset,
+): Promise<Place> {
+  const { g, alloc, overlap, dataGrowth } = image;
+  const bytes = count * g.clusterSize;
+  if (plan.reuse !== NO_HOST) {
+    await overlap.check(0, plan.reuse, bytes);
+    return { host: plan.reuse, count, isNew: false, fresh: false };
+  }
+  if (image.hasDataFile) {
+    const host = first * g.clusterSize;
+    return { host, count, isNew: false, fresh: dataGrowth.take(host, bytes) };
+  }
+  let got = 0;
+  let host = after;
+  if (after !== NO_HOST) got = await alloc.allocateAt(after, count);
+  if (got === 0) {
+    host = await alloc.allocate(count);
+    got = count;
+  }
+  await overlap.check(0, host, got * g.clusterSize);
+  return { host, count: got, isNew: true, fresh: dataGrowth.take(host, got * g.clusterSize) };
+}

@@ -1,0 +1,132 @@
+/**
+ * A longer refcount table: written to a new place, with blocks that count it, before the header
+ * names it. Rare (first at 16 TiB of 64 KiB clusters), so it is done at once and not batched.
+ */
+import { Iov } from '../../lib/iov.js';
+import { BlockError } from '../../block/errors.js';
+import type { Qcow2Image } from './image.js';
+import { Limit } from './layout.js';
+import { clustersFor, roundUp } from './units.js';
+
+interface Plan {
+  /** First host cluster of the new area: blocks first, then the table. */
+  readonly first: number;
+  /** Blocks of the area, and the index of the first. */
+  readonly blocks: number;
+  readonly firstIndex: number;
+  readonly entries: number;
+  readonly tableClusters: number;
+}
+
+/**
+ * Grows the table to at least `minEntries` entries; the new area begins at cluster `from` or later,
+ * where nothing is counted yet. Called with `image.lock` held.
+ *
+ * If it throws, the image on disk still has its old table, and at most clusters leaked.
+ */
+export async function growRefcountTable(
+  image: Qcow2Image,
+  minEntries: number,
+  from: number,
+): Promise<void> {
+  await image.writeback.alone(() => grow(image, minEntries, from));
+}
+
+async function grow(image: Qcow2Image, minEntries: number, from: number): Promise<void> {
+  const { g, refcounts, file, growth, overlap } = image;
+  const event = file.debugEvent('reftable_grow');
+  if (event !== undefined) await event;
+  const plan = planArea(image, minEntries, from);
+  const areaBytes = (plan.blocks + plan.tableClusters) * g.clusterSize;
+  const start = plan.first * g.clusterSize;
+  await overlap.check(0, start, areaBytes);
+  growth.take(start, areaBytes);
+
+  const table = refcounts.copyTable(plan.entries);
+  const old = { offset: refcounts.tableOffset, bytes: refcounts.size * 8 };
+  const blocks = makeBlocks(image, plan);
+  blocks.forEach((block, i) => {
+    table[plan.firstIndex + i] = block.offset;
+  });
+  // Whatever the new table names must be on disk before the header names the table.
+  await image.writeback.refcountBlocks();
+  const writing = file.debugEvent('refblock_alloc_write_blocks');
+  if (writing !== undefined) await writing;
+  for (const block of blocks) await file.write(block.offset, Iov.of(block.bytes));
+  const tableOffset = start + plan.blocks * g.clusterSize;
+  await file.write(tableOffset, Iov.of(encode(table)));
+  await file.flush();
+  const { fields } = image.header;
+  const before = { ...fields };
+  fields.refcount_table_offset = tableOffset;
+  fields.refcount_table_clusters = plan.tableClusters;
+  try {
+    const switching = file.debugEvent('refblock_alloc_switch_table');
+    if (switching !== undefined) await switching;
+    await image.writeFields();
+    await file.flush();
+  } catch (e) {
+    Object.assign(fields, before);
+    throw e;
+  }
+  refcounts.replaceTable(tableOffset, table);
+  for (const block of blocks) refcounts.cache.add(block.offset, block.bytes);
+  image.alloc.free(old.offset, old.bytes, 'other');
+}
+
+/** Finds the fixed point: blocks count the area, which holds the blocks. */
+function planArea(image: Qcow2Image, minEntries: number, from: number): Plan {
+  const { g, refcounts } = image;
+  const first = Math.max(from, refcounts.size * g.refcountBlockEntries);
+  const firstIndex = Math.floor(first / g.refcountBlockEntries);
+  let blocks = 1;
+  let tableClusters = 1;
+  while (true) {
+    const end = first + blocks + tableClusters;
+    const neededBlocks = Math.ceil(end / g.refcountBlockEntries) - firstIndex;
+    const least = Math.max(minEntries, firstIndex + neededBlocks, refcounts.size * 1.5);
+    const needed = clustersFor(g, roundUp(Math.ceil(least), g.reftableClusterEntries) * 8);
+    if (neededBlocks <= blocks && needed <= tableClusters) break;
+    blocks = Math.max(blocks, neededBlocks);
+    tableClusters = Math.max(tableClusters, needed);
+  }
+  if (tableClusters * g.clusterSize > Limit.maxReftableBytes) {
+    image.graph.warn(
+      'qcow2: This operation would make the refcount table grow beyond the maximum size ' +
+        'supported by QEMU, aborting',
+    );
+    throw new BlockError('EFBIG');
+  }
+  const entries = tableClusters * g.reftableClusterEntries;
+  return { first, blocks, firstIndex, entries, tableClusters };
+}
+
+interface NewBlock {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+function makeBlocks(image: Qcow2Image, plan: Plan): NewBlock[] {
+  const { g, refcounts } = image;
+  const out: NewBlock[] = [];
+  const end = plan.first + plan.blocks + plan.tableClusters;
+  for (let i = 0; i < plan.blocks; i++) {
+    const bytes = new Uint8Array(g.clusterSize);
+    const view = new DataView(bytes.buffer);
+    const base = (plan.firstIndex + i) * g.refcountBlockEntries;
+    const to = Math.min(end, base + g.refcountBlockEntries);
+    for (let c = Math.max(plan.first, base); c < to; c++) refcounts.codec.set(view, c - base, 1);
+    out.push({ offset: (plan.first + i) * g.clusterSize, bytes });
+  }
+  return out;
+}
+
+function encode(table: Float64Array): Uint8Array {
+  const bytes = new Uint8Array(table.length * 8);
+  const view = new DataView(bytes.buffer);
+  table.forEach((offset, i) => {
+    view.setUint32(i * 8, Math.floor(offset / 0x1_0000_0000));
+    view.setUint32(i * 8 + 4, offset % 0x1_0000_0000);
+  });
+  return bytes;
+}

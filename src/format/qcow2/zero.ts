@@ -1,0 +1,227 @@
+/** Zero writes and discards: changes of L2 entries alone, without data. */
+import { BlockError } from '../../block/errors.js';
+import { Req } from '../../block/types.js';
+import type { FreeReason } from './allocate.js';
+import type { L2Entry } from './entry.js';
+import {
+  emptyEntry,
+  entryOffset,
+  hasHostCluster,
+  isCompressed,
+  Kind,
+  readEntry,
+  sameEntry,
+  subclusterMask,
+  writeEntry,
+} from './entry.js';
+import { releaseEntry } from './fill.js';
+import type { Qcow2Image } from './image.js';
+import { Autoclear, Entry } from './layout.js';
+import { writableSlice } from './tables.js';
+import type { GuestOffset } from './units.js';
+import { roundDown, roundUp } from './units.js';
+
+/** Decides the new entry of a cluster; undefined leaves it as it is. */
+type Change = (entry: L2Entry, guest: GuestOffset) => L2Entry | undefined;
+
+/**
+ * The range reads as zeroes afterwards. ENOTSUP where that takes a data write: version 2, parts of
+ * a (sub)cluster that hold data. The node splits requests at subclusters.
+ */
+export async function writeZeroes(
+  image: Qcow2Image,
+  guest: GuestOffset,
+  bytes: number,
+  flags: number,
+): Promise<void> {
+  const { g, version } = image;
+  if (version < 3) throw new BlockError('ENOTSUP');
+  let from = guest;
+  let to = guest + bytes;
+  // The last cluster may reach past the end of the disk.
+  if (to === image.size) to = roundUp(to, g.subclusterSize);
+  await image.lock.run(async () => {
+    image.checkUsable();
+    const unit = g.subclusterSize;
+    const wholeFrom = roundDown(from, unit);
+    const wholeTo = roundUp(to, unit);
+    await image.writes.settle(wholeFrom, wholeTo - wholeFrom);
+    if (from !== wholeFrom || to !== wholeTo) {
+      await checkRestIsZero(image, wholeFrom, from);
+      await checkRestIsZero(image, to, wholeTo);
+      from = wholeFrom;
+      to = wholeTo;
+    }
+    await zeroLocked(image, from, to, flags);
+  });
+}
+
+/** ENOTSUP unless [from, to), less than a subcluster, reads as zeroes without being stored. */
+async function checkRestIsZero(image: Qcow2Image, from: number, to: number): Promise<void> {
+  if (from >= to) return;
+  const found = await image.mapping.lookup(from, to - from);
+  const { backing } = image;
+  const absent = found.kind === Kind.unallocated && (backing === undefined || from >= backing.size);
+  if (found.kind !== Kind.zero && !absent) throw new BlockError('ENOTSUP');
+}
+
+/** Zeroes whole subclusters; `image.lock` is held and no run lies in the range. */
+export async function zeroLocked(
+  image: Qcow2Image,
+  from: GuestOffset,
+  to: GuestOffset,
+  flags: number,
+): Promise<void> {
+  const { g, header, dataFile } = image;
+  if ((header.fields.autoclear_features & Autoclear.dataFileRaw) !== 0n) {
+    // The data file alone must read the same.
+    await dataFile.writeZeroes(from, Math.min(to, image.size) - from, flags & Req.mayUnmap);
+  }
+  const bodyFrom = Math.min(roundUp(from, g.clusterSize), to);
+  const bodyTo = Math.max(roundDown(to, g.clusterSize), bodyFrom);
+  if (from < bodyFrom) await zeroSubclusters(image, from, bodyFrom);
+  const unmap = (flags & Req.mayUnmap) !== 0;
+  await changeEntries(image, bodyFrom, bodyTo, (entry) => zeroedEntry(image, entry, unmap));
+  if (bodyTo < to) await zeroSubclusters(image, bodyTo, to);
+}
+
+function zeroedEntry(image: Qcow2Image, entry: L2Entry, mayUnmap: boolean): L2Entry {
+  const { g, settings } = image;
+  const compressed = isCompressed(entry);
+  const unmap = compressed || (mayUnmap && !settings.discardNoUnref);
+  const base = unmap ? emptyEntry : entry;
+  if (g.extendedL2) return { hi: base.hi, lo: base.lo, allocated: 0, zeroes: 0xffff_ffff };
+  return { ...base, lo: (base.lo | Entry.zeroLo) >>> 0 };
+}
+
+/** Some subclusters of one cluster. */
+async function zeroSubclusters(image: Qcow2Image, from: number, to: number): Promise<void> {
+  const { g } = image;
+  const start = roundDown(from, g.clusterSize);
+  const first = (from - start) / g.subclusterSize;
+  const mask = subclusterMask(first, (to - from) / g.subclusterSize);
+  const { table, index } = await writableSlice(image, from);
+  const entry = readEntry(g, table.view, index);
+  if (isCompressed(entry)) throw new BlockError('ENOTSUP');
+  store(image, table, index, {
+    hi: entry.hi,
+    lo: entry.lo,
+    allocated: (entry.allocated & ~mask) >>> 0,
+    zeroes: (entry.zeroes | mask) >>> 0,
+  });
+}
+
+/**
+ * The content of whole clusters is not needed any more. ENOTSUP for parts of clusters, and in
+ * version 2 where a backing file would show through.
+ */
+export async function discard(
+  image: Qcow2Image,
+  guest: GuestOffset,
+  bytes: number,
+): Promise<void> {
+  const { g } = image;
+  if (image.version < 3 && image.backing !== undefined) throw new BlockError('ENOTSUP');
+  let to = guest + bytes;
+  if (to === image.size) to = roundUp(to, g.clusterSize);
+  if (guest % g.clusterSize !== 0 || to % g.clusterSize !== 0) throw new BlockError('ENOTSUP');
+  await image.lock.run(async () => {
+    image.checkUsable();
+    await image.writes.settle(guest, to - guest);
+    await discardLocked(image, guest, to, 'request', false);
+  });
+}
+
+/**
+ * Gives clusters up; `image.lock` is held and no run lies in the range. `full`: nothing remains,
+ * not even the zero flag (used where the range is cut off or the backing file is to show again).
+ */
+export async function discardLocked(
+  image: Qcow2Image,
+  from: GuestOffset,
+  to: GuestOffset,
+  reason: FreeReason,
+  full: boolean,
+): Promise<void> {
+  await changeEntries(
+    image,
+    from,
+    to,
+    (entry) => discardedEntry(image, entry, full),
+    reason,
+  );
+}
+
+function discardedEntry(image: Qcow2Image, entry: L2Entry, full: boolean): L2Entry | undefined {
+  const { g, settings, hasDataFile, backing, version } = image;
+  if (full) return emptyEntry;
+  const stored = isCompressed(entry) || hasHostCluster(entry, hasDataFile);
+  if (!stored && backing === undefined) return undefined;
+  const keep = settings.discardNoUnref && !isCompressed(entry);
+  const base = keep ? entry : emptyEntry;
+  if (g.extendedL2) return { hi: base.hi, lo: base.lo, allocated: 0, zeroes: 0xffff_ffff };
+  return version >= 3 ? { ...base, lo: (base.lo | Entry.zeroLo) >>> 0 } : emptyEntry;
+}
+
+/** Applies `change` to each cluster of [from, to); what an entry named before is released. */
+async function changeEntries(
+  image: Qcow2Image,
+  from: GuestOffset,
+  to: GuestOffset,
+  change: Change,
+  reason: FreeReason = 'request',
+): Promise<void> {
+  const { g, mapping, l2, writeback, alloc } = image;
+  let at = from;
+  while (at < to) {
+    if (l2.isPressed) await writeback.run();
+    if (mapping.place(at) === undefined && sameEntry(change(emptyEntry, at) ?? emptyEntry, emptyEntry)) {
+      at = Math.min(to, roundDown(at, g.l2Coverage) + g.l2Coverage);
+      continue;
+    }
+    const { table, index } = await writableSlice(image, at);
+    const count = Math.min((to - at) / g.clusterSize, mapping.sliceEntries - index);
+    for (let i = 0; i < count; i++, at += g.clusterSize) {
+      const old = readEntry(g, table.view, index + i);
+      const entry = change(old, at);
+      if (entry === undefined || sameEntry(old, entry)) continue;
+      store(image, table, index + i, entry);
+      releaseReplaced(image, old, entry, reason);
+    }
+  }
+  if (alloc.hasReady) await alloc.applyReady();
+}
+
+function store(
+  image: Qcow2Image,
+  table: Parameters<Qcow2Image['l2']['touch']>[0],
+  index: number,
+  entry: L2Entry,
+): void {
+  const { g, l2 } = image;
+  const live = l2.touch(table, index * g.l2EntrySize, (index + 1) * g.l2EntrySize);
+  writeEntry(g, live.view, index, entry);
+}
+
+/** Releases what `old` named and `entry` does not; or tells the file when the place is kept. */
+function releaseReplaced(
+  image: Qcow2Image,
+  old: L2Entry,
+  entry: L2Entry,
+  reason: FreeReason,
+): void {
+  const { g, hasDataFile, settings, alloc, dataFile } = image;
+  const kept =
+    !isCompressed(old) &&
+    hasHostCluster(entry, hasDataFile) &&
+    entryOffset(old.hi, old.lo) === entryOffset(entry.hi, entry.lo);
+  if (!kept) {
+    releaseEntry(image, old, reason);
+    return;
+  }
+  if (!settings.discardNoUnref || !alloc.passesDiscard(reason)) return;
+  // discard-no-unref: the cluster stays ours, only its content goes.
+  dataFile.discard(entryOffset(old.hi, old.lo), g.clusterSize).catch(() => {
+    // Best effort.
+  });
+}
