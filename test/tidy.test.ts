@@ -33,6 +33,7 @@ describe('tidy accepts', () => {
     },
     'node: and packages in the adapter, node: in tools and tests': {
       'src/host/node/files.ts': importing('node:fs') + importing('node-gyp-build'),
+      'src/tool/version.ts': importing('../../package.json'),
       'src/tool/img/info.ts': importing('node:fs') + importing('../../format/raw/driver.js'),
       'src/lib/a.test.ts': importing('node:fs') + importing('../block/node.js'),
     },
@@ -100,6 +101,8 @@ describe('tidy refuses', () => {
     ['the other host', 'src/web.ts', importing('./host/node/b.js'), 'may not import src/host/node'],
     ['a tool in the library', 'src/index.ts', importing('./tool/img/a.js'), 'may not import'],
     ['the entry in the core', 'src/job/a.ts', importing('../index.js'), 'may not import src/index'],
+    ['a file outside src', 'src/tool/a.ts', importing('../../tools/a.js'), 'leaves src/'],
+    ['the manifest in the core', 'src/lib/a.ts', importing('../../package.json'), 'leaves src/'],
     ['an import without .js', 'src/lib/a.ts', importing('./b'), 'does not end in .js'],
     ['an unknown folder', 'src/helpers/a.ts', 'export {};\n', 'not in the table'],
     ['Buffer in the core', 'src/lib/a.ts', 'export const b = Buffer.from([]);\n', 'node-name'],

@@ -49,11 +49,9 @@ function prune(folder = '') {
 }
 
 const wanted = wantedStamp();
-if (quick && tryRead(stamp) === wanted) {
-  await bundleTools();
-} else {
+const bundled = (await bundleTools()) !== 'failed';
+if (!(quick && bundled && tryRead(stamp) === wanted)) {
   rmSync(stamp, { force: true });
-  await bundleTools();
   const library = compile('tsconfig.build.json', 'the library');
   const results = quick
     ? [await library]
@@ -62,7 +60,7 @@ if (quick && tryRead(stamp) === wanted) {
         await compile('tsconfig.json', 'the project'),
       ];
   prune();
-  if (results.every(Boolean)) {
+  if (bundled && results.every(Boolean)) {
     writeAtomically(stamp, wanted);
     console.log(`build: done (library in dist/, tools: ${toolNames().join(', ') || 'none'})`);
   } else {

@@ -4,7 +4,9 @@
 // changed. See docs/decisions/0004-tool-bundles.md for why CommonJS in one file with a code cache.
 import { createHash } from 'node:crypto';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { filesUnder, hashOf, root, tryRead, writeAtomically } from './files.mjs';
@@ -29,13 +31,13 @@ function isSource(path) {
   return /\.(ts|json|mjs)$/.test(path) && !path.endsWith('.test.ts');
 }
 
-/** Makes dist/tool fresh; true when there was something to do. */
+/** Makes dist/tool fresh: 'fresh' when it was, 'built', or 'failed' (esbuild has said why). */
 export async function bundleTools() {
   const stamp = join(out, '.stamp');
   const wanted = sourceHash();
   const tools = toolNames();
   const present = tools.every((name) => existsSync(join(out, `${name}.cjs`)));
-  if (present && tryRead(stamp) === wanted) return false;
+  if (present && tryRead(stamp) === wanted) return 'fresh';
   mkdirSync(out, { recursive: true });
   const esbuild = await import('esbuild');
   const common = {
@@ -51,26 +53,31 @@ export async function bundleTools() {
     outdir: out,
   };
   const workers = filesUnder(['src/host/node'], (path) => path.endsWith('-worker.ts'));
-  const results = await Promise.all([
-    esbuild.build({
-      ...common,
-      entryPoints: tools.map((name) => `src/tool/bin/${name}.ts`),
-      format: 'cjs',
-      outExtension: { '.js': '.cjs' },
-      // `await import('node:net')` becomes a require() at that moment: the ESM loader never starts.
-      supported: { 'dynamic-import': false },
-      define: { 'import.meta.url': '__bundleUrl' },
-      banner: { js: "const __bundleUrl = require('url').pathToFileURL(__filename).href;" },
-    }),
-    esbuild.build({ ...common, entryPoints: workers, format: 'esm' }),
-  ]);
-  for (const file of results.flatMap((result) => result.outputFiles)) {
-    if (file.path.endsWith('.cjs')) writeTool(file.path, file.text);
-    else if (tryRead(file.path) !== file.text) writeAtomically(file.path, file.text);
+  const tool = {
+    ...common,
+    format: 'cjs',
+    outExtension: { '.js': '.cjs' },
+    // `await import('node:net')` becomes a require() at that moment: the ESM loader never starts.
+    supported: { 'dynamic-import': false },
+    define: { 'import.meta.url': '__bundleUrl' },
+    banner: { js: "const __bundleUrl = require('url').pathToFileURL(__filename).href;" },
+  };
+  const jobs = [
+    ...tools.map((name) => ({ ...tool, entryPoints: [`src/tool/bin/${name}.ts`] })),
+    { ...common, entryPoints: workers, format: 'esm' },
+  ];
+  // One that does not compile leaves the others usable, and fails the build in the end.
+  const results = await Promise.allSettled(jobs.map((job) => esbuild.build(job)));
+  for (const { value } of results) {
+    for (const file of value?.outputFiles ?? []) {
+      if (file.path.endsWith('.cjs')) writeTool(file.path, file.text);
+      else if (tryRead(file.path) !== file.text) writeAtomically(file.path, file.text);
+    }
   }
+  if (results.some(({ status }) => status === 'rejected')) return 'failed';
   removeOld(tools, workers);
   writeAtomically(stamp, wanted);
-  return true;
+  return 'built';
 }
 
 /**
@@ -79,25 +86,42 @@ export async function bundleTools() {
  */
 function writeTool(path, text) {
   const id = createHash('sha256').update(text).digest('hex').slice(0, 16);
-  const content = `/*${id}*/${text}`;
-  // bin/load.cjs reads the bundle as Latin-1, which is fast, and right for ASCII only.
-  if (Buffer.byteLength(content) !== content.length) throw new Error(`${path} is not ASCII`);
+  // bin/load.cjs reads the bundle as Latin-1, which is fast, and right for ASCII only. esbuild has
+  // escaped strings; what is left stands in comments and regular expressions.
+  const ascii = text.replace(/[^\0-\x7f]/g, (unit) => {
+    return `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  });
+  const content = `/*${id}*/${ascii}`;
   if (tryRead(path) !== content) writeAtomically(path, content);
   const cache = path.replace(/\.cjs$/, `.${id}.cache`);
   if (existsSync(cache)) return;
   const name = basename(path, '.cjs');
-  for (const args of WARM[name] ?? [['--version']]) {
+  const folder = mkdtempSync(join(tmpdir(), 'vdisk-warm-'));
+  const start = (args, env = {}) =>
     spawnSync(process.execPath, [join(root, 'bin/load.cjs'), name, ...args], {
-      cwd: root,
+      cwd: folder,
       stdio: 'ignore',
       timeout: 30_000,
-      env: { ...process.env, VDISK_WRITE_CODE_CACHE: cache },
+      env: { ...process.env, ...env },
     });
-  }
+  writeFileSync(join(folder, 'a.raw'), new Uint8Array(1 << 16));
+  for (const args of WARM_UP[name] ?? []) start(args);
+  start(WARM[name] ?? ['--version'], { VDISK_WRITE_CODE_CACHE: cache });
+  rmSync(folder, { recursive: true });
 }
 
 /** What runs once after a build so that the code of a usual start is in the cache. */
-const WARM = {};
+const WARM = {
+  'vdisk-img': ['info', 'a.qcow2'],
+  'vdisk-io': ['-f', 'raw', '-c', 'read 0 512', 'a.raw'],
+  vdisk: ['img', 'info', 'a.qcow2'],
+};
+
+/** What runs before that, in the same folder, which also holds a.raw. */
+const WARM_UP = {
+  'vdisk-img': [['create', '-q', '-f', 'qcow2', 'a.qcow2', '1M']],
+  vdisk: [['img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M']],
+};
 
 function removeOld(tools, workers) {
   const wanted = new Set([
@@ -115,7 +139,10 @@ function removeOld(tools, workers) {
 
 if (resolve(process.argv[1] ?? '') === fileURLToPath(import.meta.url)) {
   const started = performance.now();
-  const changed = await bundleTools();
+  const result = await bundleTools();
   const ms = Math.round(performance.now() - started);
-  console.log(`bundles: ${changed ? `built in ${ms} ms` : 'fresh'}: ${toolNames().join(', ')}`);
+  console.log(
+    `bundles: ${result === 'built' ? `built in ${ms} ms` : result}: ${toolNames().join(', ')}`,
+  );
+  if (result === 'failed') process.exitCode = 1;
 }

@@ -106,6 +106,7 @@ function importBreach(file, specifier) {
   if (!/\.(js|json)$/.test(specifier)) return `'${specifier}' does not end in .js`;
   const target = posix.join(posix.dirname(file), specifier).replace(/\.js$/, '.ts');
   const to = placeOf(target);
+  if (target === 'package.json' && from.area === 'tool') return undefined;
   if (to === undefined) return `'${specifier}' leaves src/`;
   if (to.area !== from.area) {
     if (MAY_IMPORT[from.area].includes(to.area)) return undefined;
