@@ -17,6 +17,17 @@ const bytes = (...parts: (string | number)[]) =>
     parts.flatMap((p) => (typeof p === 'number' ? [p] : [...new TextEncoder().encode(p)])),
   );
 
+/** Characters that QEMU's JSON does not have. */
+const foreign = /\p{Noncharacter_Code_Point}|\p{Surrogate}|\\u(?:d[89a-f]|fd[de]|fff[ef])/u;
+
+/** Without big integers, which JSON.stringify refuses, and with -0 as 0. */
+function plain(value: unknown): unknown {
+  const text = JSON.stringify(value, (_key, each: unknown) =>
+    typeof each === 'bigint' ? Number(each) : each,
+  );
+  return JSON.parse(text);
+}
+
 function messageOf(text: string | Uint8Array): string {
   try {
     parseJson(text);
@@ -163,10 +174,10 @@ describe('parseJson', () => {
 
   it('reads all that JSON.stringify writes', () => {
     fc.assert(
-      fc.property(fc.jsonValue({ noUnicodeString: false }), (value) => {
+      fc.property(fc.jsonValue({ stringUnit: 'binary' }), (value) => {
         const text = JSON.stringify(value);
-        if (/[\ufdd0-\ufdef\ufffe\uffff]|\p{Surrogate}|\\ud[89a-f]/u.test(text)) return;
-        expect(JSON.parse(JSON.stringify(parseJson(text)))).toEqual(JSON.parse(text));
+        if (foreign.test(text)) return;
+        expect(plain(parseJson(text))).toEqual(plain(JSON.parse(text)));
       }),
     );
   });
@@ -296,11 +307,10 @@ describe('formatJson', () => {
 
   it('prints what it reads back', () => {
     fc.assert(
-      fc.property(fc.jsonValue(), fc.boolean(), (value, pretty) => {
+      fc.property(fc.jsonValue({ stringUnit: 'binary' }), fc.boolean(), (value, pretty) => {
         const text = pretty ? formatJsonPretty(value) : formatJson(value);
-        const plain = JSON.stringify(value);
-        if (/[\ufdd0-\ufdef\ufffe\uffff]/.test(plain)) return;
-        expect(JSON.parse(JSON.stringify(parseJson(text)))).toEqual(JSON.parse(plain));
+        if (foreign.test(JSON.stringify(value))) return;
+        expect(plain(parseJson(text))).toEqual(plain(value));
       }),
     );
   });

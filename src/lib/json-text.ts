@@ -59,6 +59,8 @@ interface Frame {
   /** What may come next inside this container. */
   expect: 'value-or-end' | 'value' | 'key-or-end' | 'key' | 'colon' | 'separator-or-end';
   key: string;
+  /** It stands where a key should: an error, but one that is told only at its end. */
+  readonly isKey: boolean;
 }
 
 const TWO_63 = 1n << 63n;
@@ -172,13 +174,9 @@ export class JsonStream {
       case 'separator-or-end':
         return this.acceptSeparator(frame, kind);
       case 'value-or-end':
-        if (kind !== ']') return this.acceptValue(kind, text);
-        this.stack.pop();
-        return undefined;
+        return kind === ']' ? this.close() : this.acceptValue(kind, text);
       case 'key-or-end':
-        if (kind !== '}') return this.acceptKey(frame, kind, text);
-        this.stack.pop();
-        return undefined;
+        return kind === '}' ? this.close() : this.acceptKey(frame, kind, text);
       case 'key':
         return this.acceptKey(frame, kind, text);
       default:
@@ -191,7 +189,7 @@ export class JsonStream {
     if (kind === ',') {
       frame.expect = inArray ? 'value' : 'key';
     } else if (kind === (inArray ? ']' : '}')) {
-      this.stack.pop();
+      return this.close();
     } else {
       return syntax(inArray ? 'expected separator in list' : 'expected separator in dict');
     }
@@ -199,7 +197,7 @@ export class JsonStream {
   }
 
   private acceptKey(frame: Frame, kind: JsonTokenKind, text: Uint8Array): JsonError | undefined {
-    if (kind === '{' || kind === '[') return syntax('key is not a string in object');
+    if (kind === '{' || kind === '[') return this.open(kind, true);
     const key = this.scalar(kind, text);
     if (key instanceof JsonError) return key;
     if (typeof key !== 'string') return syntax('key is not a string in object');
@@ -209,20 +207,23 @@ export class JsonStream {
   }
 
   private acceptValue(kind: JsonTokenKind, text: Uint8Array): JsonError | undefined {
-    if (kind === '[') {
-      const array: JsonValue[] = [];
-      const error = this.attach(array);
-      this.stack.push({ array, object: undefined, expect: 'value-or-end', key: '' });
-      return error;
-    }
-    if (kind === '{') {
-      const object = Object.create(null) as JsonObject;
-      const error = this.attach(object);
-      this.stack.push({ array: undefined, object, expect: 'key-or-end', key: '' });
-      return error;
-    }
+    if (kind === '{' || kind === '[') return this.open(kind, false);
     const value = this.scalar(kind, text);
     return value instanceof JsonError ? value : this.attach(value);
+  }
+
+  private open(kind: '{' | '[', isKey: boolean): JsonError | undefined {
+    const array: JsonValue[] | undefined = kind === '[' ? [] : undefined;
+    const object = array === undefined ? (Object.create(null) as JsonObject) : undefined;
+    const error = isKey ? undefined : this.attach(array ?? object ?? null);
+    const expect = array === undefined ? 'key-or-end' : 'value-or-end';
+    this.stack.push({ array, object, expect, key: '', isKey });
+    return error;
+  }
+
+  private close(): JsonError | undefined {
+    const isKey = this.stack.pop()?.isKey === true;
+    return isKey ? syntax('key is not a string in object') : undefined;
   }
 
   /** Adds a value to the innermost container, or makes it the root. */

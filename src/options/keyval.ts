@@ -24,6 +24,7 @@ export interface KeyvalObject {
 
 /** A key=value list as read. */
 export interface Keyval {
+  /** With `help`, lists are left as objects and not checked. */
   readonly value: KeyvalObject;
   /** A parameter was `help` or `?`. */
   readonly help: boolean;
@@ -42,25 +43,49 @@ export function isJsonArgument(text: string): boolean {
   return text.startsWith('{');
 }
 
-/** Parts of a key. Throws "Invalid parameter 'KEY'" or "Parameter 'KEY' is too long". */
-function splitKey(key: string): string[] {
+/** Where a key leads: the map that holds its last part. */
+interface Slot {
+  readonly map: Tree;
+  readonly last: string;
+  readonly parts: readonly string[];
+}
+
+/** The part that `rest` begins with; a list index only after the first part. */
+function firstPart(rest: string, parts: readonly string[], key: string): string {
+  const part = NAME.exec(rest)?.[0] ?? (parts.length > 0 ? /^\d+/.exec(rest)?.[0] : undefined);
+  if (part === undefined) throw new OptionError(`Invalid parameter '${key}'`, key);
+  if (part.length > MAX_PART) {
+    const what = parts.length === 0 ? 'Parameter' : 'Parameter fragment';
+    throw new OptionError(`${what} '${part}' is too long`, key);
+  }
+  return part;
+}
+
+/**
+ * Follows a key part by part, making the maps on its way. Each part is checked before the one
+ * before it is followed. Throws "Invalid parameter 'KEY'", "Parameter 'KEY' is too long", or
+ * "Parameters 'PREFIX.*' used inconsistently".
+ */
+function follow(root: Tree, key: string): Slot {
   const parts: string[] = [];
+  let map = root;
   let rest = key;
   for (;;) {
-    const named = NAME.exec(rest)?.[0];
-    const indexed = parts.length > 0 ? /^\d+/.exec(rest)?.[0] : undefined;
-    const part = named ?? indexed;
-    if (part === undefined) break;
-    if (part.length > MAX_PART) {
-      const what = parts.length === 0 ? 'Parameter' : 'Parameter fragment';
-      throw new OptionError(`${what} '${part}' is too long`, key);
+    const part = firstPart(rest, parts, key);
+    const before = parts.at(-1);
+    if (before !== undefined) {
+      let next = map.get(before);
+      if (next === undefined) map.set(before, (next = new Map()));
+      if (typeof next === 'string') throw inconsistent(parts);
+      map = next;
     }
     parts.push(part);
-    if (part.length === rest.length) return parts;
-    if (rest.charAt(part.length) !== '.') break;
+    if (part.length === rest.length) return { map, last: part, parts };
+    if (rest.charAt(part.length) !== '.') {
+      throw new OptionError(`Invalid parameter '${key}'`, key);
+    }
     rest = rest.slice(part.length + 1);
   }
-  throw new OptionError(`Invalid parameter '${key}'`, key);
 }
 
 function inconsistent(parts: readonly string[]): OptionError {
@@ -68,17 +93,9 @@ function inconsistent(parts: readonly string[]): OptionError {
   return new OptionError(`Parameters '${prefix}.*' used inconsistently`, prefix);
 }
 
-function store(root: Tree, parts: readonly string[], value: string): void {
-  let at = root;
-  for (const [index, part] of parts.slice(0, -1).entries()) {
-    let next = at.get(part);
-    if (next === undefined) at.set(part, (next = new Map()));
-    if (typeof next === 'string') throw inconsistent(parts.slice(0, index + 1));
-    at = next;
-  }
-  const last = parts.at(-1) ?? '';
-  if (at.get(last) instanceof Map) throw inconsistent(parts);
-  at.set(last, value);
+function store({ map, last, parts }: Slot, value: string): void {
+  if (map.get(last) instanceof Map) throw inconsistent(parts);
+  map.set(last, value);
 }
 
 /** The value that begins at `at`, and the index after the comma that ends it. */
@@ -95,7 +112,14 @@ function readValue(text: string, at: number): { value: string; end: number } {
   }
 }
 
-/** Lists are maps whose names are all indexes; turns the tree into objects and lists. */
+/** The tree as objects, indexes being names like any other. */
+function objectsOf(tree: Tree): KeyvalObject {
+  const object = Object.create(null) as KeyvalObject;
+  for (const [name, each] of tree) object[name] = typeof each === 'string' ? each : objectsOf(each);
+  return object;
+}
+
+/** The tree as objects and lists; maps whose names are all indexes become lists. */
 function finish(tree: Tree, path: readonly string[]): KeyvalValue {
   const indexes = [...tree.keys()].filter((name) => INDEX.test(name)).length;
   if (indexes > 0 && indexes < tree.size) throw inconsistent(path);
@@ -143,15 +167,15 @@ export function parseKeyval(text: string, implied?: string): Keyval {
       continue;
     }
     if (!assigned && at === 0 && implied !== undefined && key !== '') {
-      store(root, splitKey(implied), key);
+      store(follow(root, implied), key);
       at = keyEnd + 1;
       continue;
     }
-    const parts = splitKey(key);
+    const slot = follow(root, key);
     if (!assigned) throw new OptionError(`Expected '=' after parameter '${key}'`, key);
     const { value, end } = readValue(text, keyEnd + 1);
-    store(root, parts, value);
+    store(slot, value);
     at = end;
   }
-  return { value: finish(root, []) as KeyvalObject, help };
+  return { value: help ? objectsOf(root) : (finish(root, []) as KeyvalObject), help };
 }
