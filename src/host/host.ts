@@ -2,6 +2,7 @@
 import type { Compression } from './compression.js';
 import type { HostCrypto } from './crypto.js';
 import type { HostFiles } from './file.js';
+import type { HostSockets } from './socket.js';
 
 /** Timer port; times in milliseconds. */
 export interface Clock {
@@ -31,6 +32,8 @@ export interface Host {
   readonly compression: Compression;
   /** Loads the ciphers and hashes; absent where the host has none that disks need. */
   readonly loadCrypto?: () => Promise<HostCrypto>;
+  /** Loads the sockets; absent where programs cannot connect. */
+  readonly loadSockets?: () => Promise<HostSockets>;
   readonly clock: Clock;
   readonly random: RandomSource;
   readonly hot: Hot;
