@@ -1,0 +1,102 @@
+/** Opening images as a tool's options say: `-f`, `--image-opts`, `-U`, `-t`, `--object`. */
+import type { Backend } from '../block/backend.js';
+import type { NodeOptions, OpenFlags } from '../block/driver.js';
+import { prepend } from '../block/errors.js';
+import { BlockGraph } from '../block/graph.js';
+import { defaultFlags } from '../block/node-options.js';
+import type { CacheMode } from '../block/types.js';
+import { drivers } from '../catalog/drivers.js';
+import { nodeHost } from '../host/node/index.js';
+import { parseOpts } from '../options/qemu-opts.js';
+import { parseCacheMode } from './io/image.js';
+import type { ToolObjects } from './objects.js';
+import type { Program } from './program.js';
+import { Failure } from './program.js';
+
+/** A graph whose warnings go to the tool's standard error. */
+export function toolGraph(program: Program, objects?: ToolObjects): BlockGraph {
+  return new BlockGraph({
+    host: nodeHost(),
+    drivers,
+    onWarning: (message) => {
+      program.warning(message);
+    },
+    onNotice: (message) => {
+      program.output.err(`${message}\n`);
+    },
+    ...(objects === undefined ? {} : { secret: (id: string) => objects.secret(id) }),
+  });
+}
+
+/** An image as the command line names it. */
+export interface ImageArgument {
+  /** File name, or, with `imageOpts`, a list of options. */
+  readonly name: string;
+  readonly imageOpts: boolean;
+  readonly format: string | undefined;
+}
+
+export interface OpenHow {
+  readonly flags?: Partial<OpenFlags>;
+  /** `-U`. */
+  readonly forceShare?: boolean;
+  readonly cache?: CacheMode | undefined;
+  /** Options besides those of the command line (`aio`). */
+  readonly options?: NodeOptions;
+}
+
+/** The open specification of an image: file name and options. Throws OptionError or Failure. */
+export function imageSpec(
+  program: Program,
+  image: ImageArgument,
+  forceShare: boolean,
+): { filename: string | undefined; options: NodeOptions } {
+  if (!image.imageOpts) {
+    const driver = image.format === undefined ? {} : { driver: image.format };
+    const share = forceShare ? { 'force-share': true } : {};
+    return { filename: image.name, options: { ...driver, ...share } };
+  }
+  const { id, values, warnings } = parseOpts(image.name, { implied: 'file', warnFlags: true });
+  for (const warning of warnings) program.warning(warning);
+  const options: Record<string, unknown> = { ...(id === undefined ? {} : { id }) };
+  for (const [key, value] of values) options[key] = value;
+  if (forceShare) {
+    const given = options['force-share'];
+    if (given !== undefined && given !== 'on' && given !== 'yes' && given !== 'true') {
+      throw new Failure('--force-share/-U conflicts with image options');
+    }
+    options['force-share'] = true;
+  }
+  return { filename: undefined, options };
+}
+
+/** Opens an image; errors begin with `Could not open 'NAME': `. */
+export async function openImage(
+  program: Program,
+  graph: BlockGraph,
+  image: ImageArgument,
+  how: OpenHow = {},
+): Promise<Backend> {
+  const { filename, options } = imageSpec(program, image, how.forceShare ?? false);
+  const flags: OpenFlags = {
+    ...defaultFlags,
+    ...how.flags,
+    ...(how.cache === undefined ? {} : { cache: how.cache }),
+  };
+  try {
+    return await graph.openBackend({ filename, options: { ...options, ...how.options }, flags });
+  } catch (e) {
+    throw prepend(`Could not open '${image.name}': `, e);
+  }
+}
+
+/** The cache mode of `-t` or `-T`; `text` is the error for an unknown word, without it. */
+export function cacheMode(word: string, text = 'Invalid cache option'): CacheMode {
+  const mode = parseCacheMode(word);
+  if (mode === undefined) throw new Failure(`${text}: ${word}`);
+  return mode;
+}
+
+/** `-t unsafe`, `-t writeback`: defaults of commands that write. */
+export const writebackCache: CacheMode = { writeback: true, direct: false, noFlush: false };
+export const unsafeCache: CacheMode = { writeback: true, direct: false, noFlush: true };

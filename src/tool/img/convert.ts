@@ -1,0 +1,392 @@
+/** `convert`: images to a new image. */
+import type { Backend } from '../../block/backend.js';
+import type { BlockGraph } from '../../block/graph.js';
+import { convert as convertImages } from '../../job/convert.js';
+import { SECTOR } from '../../job/copy-plan.js';
+import { command } from '../../options/getopt.js';
+import { hasHelp } from '../../options/qemu-opts.js';
+import { cacheMode, imageSpec, openImage, toolGraph } from '../images.js';
+import { watchInterrupts } from '../interrupt.js';
+import { ToolObjects } from '../objects.js';
+import { showProgress } from '../progress.js';
+import type { Program } from '../program.js';
+import { Failure } from '../program.js';
+import { addOptionText, printCreateHelp } from './create.js';
+import type { ImgCommand } from './options.js';
+import { commandArguments, shared, sizeArgument } from './options.js';
+import { parseSize } from '../../lib/sizes.js';
+import type { SnapshotName } from './snapshot-name.js';
+import { loadSnapshot, parseSnapshotName } from './snapshot-name.js';
+
+const spec = command({
+  name: 'convert',
+  summary: 'copy images to a new one, of any format',
+  operands: 'FILENAME [FILENAME2 …] OUTPUT_FILENAME',
+  completeOperand: 'file',
+  doc:
+    'Several images are put one behind the other. Runs of zeroes become holes. With -B the new\n' +
+    'image holds only what the source has above its own backing file.',
+  options: {
+    help: shared.help,
+    sourceImageOpts: {
+      long: 'image-opts',
+      aliases: ['source-image-opts'],
+      doc: 'FILENAME is a list of options (driver=…,file.filename=…), not a name',
+    },
+    format: {
+      short: 'f',
+      long: 'source-format',
+      arg: 'FMT',
+      complete: 'format',
+      doc: 'format of FILENAME; without it, it is guessed from the content',
+    },
+    sourceCache: {
+      short: 'T',
+      long: 'source-cache',
+      arg: 'CACHE',
+      doc: 'cache mode of the images that are read; default writeback',
+    },
+    snapshot: {
+      short: 'l',
+      long: 'snapshot',
+      aliases: ['source-snapshot'],
+      arg: 'SNAPSHOT',
+      doc: 'convert this internal snapshot of FILENAME',
+    },
+    sparseSize: {
+      short: 'S',
+      long: 'sparse-size',
+      arg: 'SIZE',
+      doc: 'zeroes become a hole when there are as many in a row; 0: never; default 4k',
+    },
+    salvage: { long: 'salvage', doc: 'what cannot be read becomes zeroes' },
+    skipBrokenBitmaps: { long: 'skip-broken-bitmaps', doc: 'leave inconsistent bitmaps out' },
+    outputFormat: {
+      short: 'O',
+      long: 'target-format',
+      aliases: ['output-format'],
+      arg: 'FMT',
+      complete: 'format',
+      doc: 'format of the new image; default raw',
+    },
+    targetImageOpts: {
+      long: 'target-image-opts',
+      doc: 'OUTPUT_FILENAME is a list of options of an image that exists (needs -n)',
+    },
+    options: {
+      short: 'o',
+      long: 'options',
+      aliases: ['target-options'],
+      arg: 'OPTIONS',
+      doc: "options of the new format, as in cluster_size=2M; '-o help' lists them",
+    },
+    cache: {
+      short: 't',
+      long: 'target-cache',
+      aliases: ['output-cache'],
+      arg: 'CACHE',
+      doc: 'cache mode of the new image; default unsafe',
+    },
+    targetIsZero: { long: 'target-is-zero', doc: 'the existing image (-n) reads as zeroes' },
+    compress: { short: 'c', long: 'compress', doc: 'compress the new image' },
+    backing: {
+      short: 'B',
+      long: 'backing',
+      arg: 'BACKING_FILE',
+      complete: 'file',
+      doc: 'the new image is based on BACKING_FILE, which has the content of the old base',
+    },
+    backingFormat: {
+      short: 'F',
+      long: 'backing-format',
+      arg: 'BACKING_FMT',
+      complete: 'format',
+      doc: 'format of BACKING_FILE',
+    },
+    bitmaps: { long: 'bitmaps', doc: 'copy persistent bitmaps too' },
+    noCreate: { short: 'n', long: 'no-create', doc: 'write into an image that exists' },
+    forceShare: shared.forceShare,
+    rate: shared.rate,
+    parallel: {
+      short: 'm',
+      long: 'parallel',
+      arg: 'NUMBER',
+      doc: 'pieces in flight, 1 to 16; default 8',
+    },
+    copyRange: {
+      short: 'C',
+      long: 'copy-range-offloading',
+      doc: 'let the host copy inside itself where it can',
+    },
+    outOfOrder: {
+      short: 'W',
+      long: 'oob-writes',
+      doc: 'write pieces in any order, for targets that are allocated already',
+    },
+    quiet: shared.quiet,
+    progress: shared.progress,
+    object: shared.object,
+  },
+});
+
+const usage = [
+  '[-f FMT | --image-opts] [-T CACHE] [-l SNAPSHOT] [-U] [-O FMT] [-o OPTIONS]',
+  '[-t CACHE] [-c] [-B BACKING_FILE -F BACKING_FMT] [-S SIZE] [-n [--target-is-zero]',
+  '[--target-image-opts]] [-m NUMBER] [-W] [-C] [-r RATE] [--salvage]',
+  '[--bitmaps [--skip-broken-bitmaps]] [-p] [-q] FILENAME … OUTPUT_FILENAME',
+];
+
+interface Asked {
+  format: string | undefined;
+  outputFormat: string | undefined;
+  imageOpts: boolean;
+  targetImageOpts: boolean;
+  sourceCache: string;
+  cache: string;
+  snapshot: SnapshotName | undefined;
+  minSparse: number | undefined;
+  optionTexts: string[];
+  backingFile: string | undefined;
+  backingFormat: string | undefined;
+  rate: number;
+  parallel: number;
+  salvage: boolean;
+  skipBrokenBitmaps: boolean;
+  bitmaps: boolean;
+  targetIsZero: boolean;
+  compress: boolean;
+  noCreate: boolean;
+  forceShare: boolean;
+  copyRange: boolean;
+  outOfOrder: boolean;
+  quiet: boolean;
+  progress: boolean;
+}
+
+function defaults(): Asked {
+  return {
+    format: undefined,
+    outputFormat: undefined,
+    imageOpts: false,
+    targetImageOpts: false,
+    sourceCache: 'writeback',
+    cache: 'unsafe',
+    snapshot: undefined,
+    minSparse: undefined,
+    optionTexts: [],
+    backingFile: undefined,
+    backingFormat: undefined,
+    rate: 0,
+    parallel: 8,
+    salvage: false,
+    skipBrokenBitmaps: false,
+    bitmaps: false,
+    targetIsZero: false,
+    compress: false,
+    noCreate: false,
+    forceShare: false,
+    copyRange: false,
+    outOfOrder: false,
+    quiet: false,
+    progress: false,
+  };
+}
+
+type FlagKey =
+  | 'salvage'
+  | 'skipBrokenBitmaps'
+  | 'bitmaps'
+  | 'targetIsZero'
+  | 'compress'
+  | 'noCreate'
+  | 'forceShare'
+  | 'copyRange'
+  | 'outOfOrder'
+  | 'quiet'
+  | 'progress'
+  | 'targetImageOpts';
+
+type TextKey =
+  | 'format'
+  | 'outputFormat'
+  | 'sourceCache'
+  | 'cache'
+  | 'backingFile'
+  | 'backingFormat';
+
+/** Sets one option; returns true when it was one that holds a plain text or a flag. */
+function setPlain(asked: Asked, key: string, value: string): void {
+  const texts: Readonly<Record<string, TextKey>> = {
+    format: 'format',
+    outputFormat: 'outputFormat',
+    sourceCache: 'sourceCache',
+    cache: 'cache',
+    backing: 'backingFile',
+    backingFormat: 'backingFormat',
+  };
+  const text = texts[key];
+  if (text !== undefined) asked[text] = value;
+  else if (key === 'sourceImageOpts') asked.imageOpts = true;
+  else asked[key as FlagKey] = true;
+}
+
+const MAX_SPARSE = 2 * 1024 * 1024 * 1024;
+const MAX_PARALLEL = 16;
+
+/** `-S`: rounded to sectors; QEMU's bounds and words. */
+function sparseSize(text: string): number {
+  const size = parseSize(text);
+  if (size.status === 'ok' && size.bytes <= MAX_SPARSE && size.bytes % SECTOR === 0) {
+    return size.bytes;
+  }
+  if (size.status !== 'ok') return sizeArgument('buffer size for sparse output', text);
+  throw new Failure(
+    `Invalid buffer size for sparse output specified. Valid sizes are multiples of ` +
+      `${String(SECTOR)} up to ${String(MAX_SPARSE)}. Select 0 to disable sparse detection ` +
+      '(fully allocates output).',
+  );
+}
+
+async function run(program: Program, args: readonly string[]): Promise<number> {
+  const objects = new ToolObjects();
+  const operands: string[] = [];
+  const asked = defaults();
+  for (const { key, value = '' } of commandArguments(program, spec, usage, args)) {
+    if (key === undefined) operands.push(value);
+    else if (key === 'options') addOptionText(asked.optionTexts, value);
+    else if (key === 'snapshot') asked.snapshot = parseSnapshotName(program, value);
+    else if (key === 'sparseSize') asked.minSparse = sparseSize(value);
+    else if (key === 'rate') asked.rate = sizeArgument('rate limit', value);
+    else if (key === 'parallel') {
+      asked.parallel = sizeArgument('number of coroutines', value, 1, MAX_PARALLEL);
+    } else if (key === 'object') await objects.add(value);
+    else setPlain(asked, key, value);
+  }
+  if (asked.outputFormat === undefined && !asked.targetImageOpts) asked.outputFormat = 'raw';
+  checkCombination(program, asked);
+  if (hasHelp(asked.optionTexts.join(','))) {
+    if (asked.outputFormat === undefined) {
+      throw new Failure('Option help requires a format be specified');
+    }
+    const target = operands.length > 1 ? operands.at(-1) : undefined;
+    return printCreateHelp(program, asked.outputFormat, target);
+  }
+  const target = operands.at(-1);
+  if (operands.length < 2 || target === undefined) {
+    throw new Failure('Must specify image file name');
+  }
+  return convertNames(program, objects, asked, operands.slice(0, -1), target);
+}
+
+/** Combinations that make no sense, in qemu-img's words. */
+function checkCombination(program: Program, asked: Asked): void {
+  const fail = (text: string): never => {
+    throw new Failure(text);
+  };
+  if (asked.skipBrokenBitmaps && !asked.bitmaps) {
+    fail('Use of --skip-broken-bitmaps requires --bitmaps');
+  }
+  if (asked.copyRange && asked.compress) fail('Cannot enable copy offloading when -c is used');
+  if (asked.copyRange && asked.minSparse !== undefined) {
+    fail('Cannot enable copy offloading when -S is used');
+  }
+  if (asked.salvage && asked.copyRange) fail('Cannot use copy offloading in salvaging mode');
+  if (asked.imageOpts && asked.format !== undefined) {
+    fail('--image-opts and --format are mutually exclusive');
+  }
+  if (asked.targetImageOpts && !asked.noCreate) fail('--target-image-opts requires use of -n flag');
+  if (asked.noCreate && asked.optionTexts.length > 0) {
+    program.warning('-o has no effect when skipping image creation');
+  }
+  if (asked.targetIsZero && !asked.noCreate) fail('--target-is-zero requires use of -n flag');
+}
+
+async function convertNames(
+  program: Program,
+  objects: ToolObjects,
+  asked: Asked,
+  names: readonly string[],
+  target: string,
+): Promise<number> {
+  const sourceCache = cacheMode(asked.sourceCache, 'Invalid source cache option');
+  const graph = toolGraph(program, objects);
+  const interrupts = watchInterrupts();
+  const sources: Backend[] = [];
+  try {
+    if (asked.snapshot !== undefined && names.length > 1) {
+      throw new Failure('No support for concatenating multiple snapshot');
+    }
+    for (const name of names) {
+      const image = { name, imageOpts: asked.imageOpts, format: asked.format };
+      const how = { cache: sourceCache, forceShare: asked.forceShare };
+      sources.push(await openImage(program, graph, image, how));
+    }
+    const [first] = sources;
+    if (asked.snapshot !== undefined && first !== undefined) {
+      await loadSnapshot(first, asked.snapshot);
+    }
+    await convertOpen(program, graph, asked, sources, target, interrupts.signal);
+    return 0;
+  } catch (e) {
+    const status = interrupts.status();
+    if (status !== undefined) throw new Failure(undefined, status);
+    throw e;
+  } finally {
+    for (const source of sources) await source.close();
+    await graph.close();
+    interrupts.dispose();
+  }
+}
+
+async function convertOpen(
+  program: Program,
+  graph: BlockGraph,
+  asked: Asked,
+  sources: readonly Backend[],
+  target: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const image = { name: target, imageOpts: asked.targetImageOpts, format: undefined };
+  const { filename, options } = imageSpec(program, image, false);
+  const cache = cacheMode(asked.cache);
+  const show = showProgress(program, asked.progress, asked.quiet);
+  let complete = false;
+  try {
+    await convertImages({
+      graph,
+      sources,
+      target: {
+        filename,
+        name: target,
+        format: asked.outputFormat,
+        optionTexts: asked.noCreate ? [] : asked.optionTexts,
+        backingFile: asked.backingFile,
+        backingFormat: asked.backingFormat,
+        exists: asked.noCreate,
+        isZero: asked.targetIsZero,
+        options: asked.targetImageOpts ? options : undefined,
+        cache,
+      },
+      compress: asked.compress,
+      ...(asked.minSparse === undefined ? {} : { minSparse: asked.minSparse }),
+      parallel: asked.parallel,
+      outOfOrder: asked.outOfOrder,
+      offload: asked.copyRange,
+      rate: asked.rate,
+      salvage: asked.salvage,
+      bitmaps: !asked.bitmaps ? 'none' : asked.skipBrokenBitmaps ? 'consistent' : 'all',
+      signal,
+      onProgress: (progress) => {
+        show.update(progress);
+      },
+      onWarning: (message) => {
+        if (!asked.quiet) program.warning(message);
+      },
+    });
+    complete = true;
+  } finally {
+    show.end(complete);
+  }
+}
+
+export const convert: ImgCommand = { spec, usage, run };

@@ -1,0 +1,105 @@
+/** What is known of an image and of the nodes below it, as QMP's BlockGraphInfo. */
+import { completePath } from '../../block/filename.js';
+import type { SnapshotInfo } from '../../block/driver.js';
+import type { BlockNode } from '../../block/node.js';
+
+/** A snapshot, as in JSON. */
+export interface SnapshotFacts {
+  readonly id: string;
+  readonly name: string;
+  readonly 'vm-state-size': number;
+  readonly 'date-sec': number;
+  readonly 'date-nsec': number;
+  readonly 'vm-clock-sec': bigint;
+  readonly 'vm-clock-nsec': bigint;
+  readonly icount: bigint | undefined;
+}
+
+/** A node and its children; names are QMP's. Undefined members are left out of JSON. */
+export interface GraphInfo {
+  readonly filename: string;
+  readonly format: string;
+  readonly 'virtual-size': number;
+  readonly 'actual-size': number | undefined;
+  readonly 'dirty-flag': boolean;
+  readonly encrypted: true | undefined;
+  readonly compressed: true | undefined;
+  readonly 'cluster-size': number | undefined;
+  readonly 'backing-filename': string | undefined;
+  readonly 'full-backing-filename': string | undefined;
+  readonly 'backing-filename-format': string | undefined;
+  readonly snapshots: readonly SnapshotFacts[] | undefined;
+  readonly 'format-specific':
+    | { readonly type: string; readonly data: Record<string, unknown> }
+    | undefined;
+  readonly children: readonly { readonly name: string; readonly info: GraphInfo }[];
+}
+
+const NANOSECONDS = 1_000_000_000n;
+
+export function snapshotFacts(s: SnapshotInfo): SnapshotFacts {
+  return {
+    id: s.id,
+    name: s.name,
+    'vm-state-size': s.vmStateSize,
+    'date-sec': s.dateSec,
+    'date-nsec': s.dateNsec,
+    'vm-clock-sec': s.vmClockNsec / NANOSECONDS,
+    'vm-clock-nsec': s.vmClockNsec % NANOSECONDS,
+    icount: s.icount === -1n ? undefined : s.icount,
+  };
+}
+
+/** Everything about `node` and its children. */
+export async function graphInfo(node: BlockNode): Promise<GraphInfo> {
+  const facts = await node.instance.info?.();
+  const hasBacking = node.backingFile !== '';
+  const snapshots = facts?.snapshots?.map(snapshotFacts);
+  const children: { name: string; info: GraphInfo }[] = [];
+  for (const child of node.children.values()) {
+    children.push({ name: child.name, info: await graphInfo(child.node) });
+  }
+  return {
+    filename: node.filename,
+    format: node.driver.name,
+    'virtual-size': node.size,
+    'actual-size': await actualSize(node),
+    'dirty-flag': facts?.isDirty ?? false,
+    encrypted: facts?.isEncrypted === true ? true : undefined,
+    compressed: facts?.isCompressed === true ? true : undefined,
+    'cluster-size': facts?.clusterSize,
+    'backing-filename': hasBacking ? node.backingFile : undefined,
+    'full-backing-filename': hasBacking ? fullBackingName(node) : undefined,
+    'backing-filename-format':
+      hasBacking && node.backingFormat !== '' ? node.backingFormat : undefined,
+    snapshots: snapshots === undefined || snapshots.length === 0 ? undefined : snapshots,
+    'format-specific': facts?.formatSpecific,
+    children,
+  };
+}
+
+/** Bytes on the host: the driver's own count, or those of the children that store data. */
+export async function actualSize(node: BlockNode): Promise<number | undefined> {
+  const { instance } = node;
+  if (instance.allocatedBytes !== undefined) return instance.allocatedBytes();
+  if (node.driver.kind === 'protocol') return undefined;
+  let sum = 0;
+  for (const child of node.children.values()) {
+    if (child.name === 'backing') continue;
+    const bytes = await actualSize(child.node);
+    if (bytes === undefined) return undefined;
+    sum += bytes;
+  }
+  return sum;
+}
+
+function fullBackingName(node: BlockNode): string | undefined {
+  const { files } = node.graph.host;
+  if (files === undefined) return undefined;
+  try {
+    return completePath(files, node.filename, node.backingFile);
+  } catch {
+    // The image has no folder that the name could be relative to.
+    return undefined;
+  }
+}

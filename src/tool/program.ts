@@ -1,0 +1,89 @@
+/** What a tool's command needs of its surroundings: the name it was called by, and its outputs. */
+import { BlockError, messageOf } from '../block/errors.js';
+import { GetoptError } from '../options/getopt.js';
+import { OptionError } from '../options/option-error.js';
+import { ProcessOutput } from './io/output.js';
+
+/** Wrong use of the command line; status 1. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError';
+  /** Point to `--help` in a line of its own. */
+  readonly tryHelp: boolean;
+  constructor(message: string, tryHelp = true) {
+    super(message);
+    this.tryHelp = tryHelp;
+  }
+}
+
+/** A failure with a status of its own; `message` undefined: everything has been told already. */
+export class Failure extends Error {
+  override readonly name = 'Failure';
+  readonly told: boolean;
+  readonly status: number;
+  readonly hint: string | undefined;
+  constructor(message: string | undefined, status = 1, hint?: string) {
+    super(message ?? '');
+    this.told = message === undefined;
+    this.status = status;
+    this.hint = hint;
+  }
+}
+
+/** Exit status of a program that Ctrl-C ended, as shells give it. */
+export const INTERRUPTED = 130;
+
+export class Program {
+  /** Stands before each message: the name by which the program was called. */
+  readonly name: string;
+  /** As in usage lines: with the subcommand. */
+  commandName: string;
+  readonly output: ProcessOutput;
+
+  constructor(name: string, output: ProcessOutput) {
+    this.name = name;
+    this.commandName = name;
+    this.output = output;
+  }
+
+  print(text: string): void {
+    this.output.out(text);
+  }
+
+  error(message: string, hint?: string): void {
+    this.output.err(`${this.name}: ${message}\n${hint === undefined ? '' : `${hint}\n`}`);
+  }
+
+  /** A warning; texts that bring their own mark are printed as they are. */
+  warning(message: string): void {
+    const marked = message.startsWith('WARNING: ');
+    this.output.err(marked ? `${message}\n` : `${this.name}: warning: ${message}\n`);
+  }
+
+  tryHelp(): void {
+    this.output.err(`Try '${this.commandName} --help' for more info\n`);
+  }
+
+  /** Tells any error in one line (and its hint); the exit status. */
+  report(e: unknown): number {
+    if (e instanceof GetoptError) {
+      this.output.err(`${this.commandName}: ${e.message}\n`);
+      this.tryHelp();
+      return 1;
+    }
+    if (e instanceof UsageError) {
+      this.error(e.message);
+      if (e.tryHelp) this.tryHelp();
+      return 1;
+    }
+    if (e instanceof Failure) {
+      if (!e.told) this.error(e.message, e.hint);
+      return e.status;
+    }
+    const hint = e instanceof BlockError || e instanceof OptionError ? e.hint : undefined;
+    this.error(messageOf(e), hint);
+    if (process.env['VDISK_DEBUG'] !== undefined && e instanceof Error) {
+      this.output.err(`${e.stack ?? ''}\n`);
+    }
+    return 1;
+  }
+}

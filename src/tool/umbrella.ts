@@ -1,0 +1,49 @@
+/** `vdisk`: one word in front of all the tools. */
+import { ProcessOutput } from './io/output.js';
+import { Program } from './program.js';
+import { isTerminal } from './terminal.js';
+import { versionText } from './version.js';
+
+/** What can be done with `vdisk`, in the user's words. */
+const overview = `vdisk: disk images, their block layer and their tools
+
+  What do you want to do?
+
+  see what is in an image      vdisk img info disk.qcow2
+  convert an image             vdisk img convert -p -O qcow2 disk.raw disk.qcow2
+  make a new one               vdisk img create -f qcow2 disk.qcow2 20G
+  ... on top of another        vdisk img create -f qcow2 -b base.qcow2 -F qcow2 disk.qcow2
+  see where its data is        vdisk img map disk.qcow2
+  check and repair it          vdisk img check -r all disk.qcow2
+  compare two                  vdisk img compare a.qcow2 b.raw
+  read and write bytes         vdisk io -c 'read -v 0 512' disk.qcow2
+
+  vdisk img --help and vdisk io --help list everything that they can do; they take the words of
+  qemu-img and qemu-io, and so do the programs vdisk-img and vdisk-io.
+
+  vdisk --version shows the version.
+`;
+
+/** Tools that QEMU has too, and vdisk not yet. */
+const later = new Set(['nbd', 'daemon', 'vm']);
+
+/** Runs `vdisk ARGS`; resolves to the exit status. */
+export async function umbrellaMain(name: string, args: readonly string[]): Promise<number> {
+  const [word, ...rest] = args;
+  if (word === 'img') return (await import('./img/main.js')).imgMain('vdisk-img', rest);
+  if (word === 'io') return (await import('./io/main.js')).main(rest, 'vdisk-io');
+  const program = new Program(name, new ProcessOutput(isTerminal(1)));
+  let status = 0;
+  if (word === undefined || word === '-h' || word === '--help' || word === 'help') {
+    program.print(overview);
+  } else if (word === '-V' || word === '--version') {
+    program.print(versionText(name));
+  } else {
+    const what = later.has(word) ? `'${word}' is not there yet` : `Unknown tool '${word}'`;
+    program.error(`${what}; there are: img, io`);
+    program.tryHelp();
+    status = 1;
+  }
+  program.output.flush();
+  return status;
+}

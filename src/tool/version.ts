@@ -1,0 +1,16 @@
+/** The version of the package, taken into the bundle when it is built. */
+import manifest from '../../package.json' with { type: 'json' };
+
+export const version: string = manifest.version;
+
+/** The release whose tools ours stand in for. */
+const PEER_VERSION = '10.0.2';
+
+/**
+ * What `--version` prints. Scripts that call the tool by QEMU's name decide by the number what
+ * they can ask of it, so there the number is that of the release it behaves like.
+ */
+export function versionText(name: string): string {
+  if (name.startsWith('qemu-')) return `${name} version ${PEER_VERSION} (vdisk ${version})\n`;
+  return `${name} version ${version}\n`;
+}
