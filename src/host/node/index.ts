@@ -9,6 +9,8 @@ import { nodeRandom } from './random.js';
 const host: Host = {
   files: nodeFiles,
   compression: nodeCompression,
+  loadCrypto: async () => (await import('./crypto.js')).nodeCrypto(),
+  loadSockets: async () => (await import('./sockets.js')).nodeSockets,
   clock: nodeClock,
   random: nodeRandom,
   hot: nodeHot,

@@ -34,7 +34,8 @@ class NodeStream implements ByteStream {
   }
 
   readonly #data = (piece: Buffer): void => {
-    this.onData(piece);
+    // Above the ports there are no Buffers: their slice() shares memory.
+    this.onData(new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength));
   };
 
   readonly #failed = (error: Error): void => {
