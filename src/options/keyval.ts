@@ -9,8 +9,9 @@
  * Grammar: parameters are separated by `,` (one more at the end is allowed); `,,` in a value is a
  * comma. A key is names and list indexes separated by dots: names are letters, digits, `-`, `_`,
  * beginning with a letter (or a `__RFQDN_` prefix); the first part is a name. With an implied key,
- * a first parameter without `=` is its value, which then has no commas. The last of equal keys counts. Keys `a.0`, `a.1` …
- * make a list. `help` or `?` as a parameter of its own is a request for help.
+ * a first parameter without `=` is its value, which then has no commas. The last of equal keys
+ * counts. Keys `a.0`, `a.1`, … make a list. `help` or `?` as a parameter of its own is a request
+ * for help.
  */
 import { OptionError } from './option-error.js';
 

@@ -319,7 +319,7 @@ describe('parseValue', () => {
     expect(parseValue(unknown, { file: [1] }, { from: 'qmp' })).toEqual({ file: [1] });
   });
 
-  it('puts the path of the caller before its own, and words unknown names as the caller does', () => {
+  it('puts the path of the caller before its own, and lets it word unknown names', () => {
     const decl = t.struct('S', { a: t.optional(t.int()) });
     const how = { from: 'qmp', path: 'x.y' } as const;
     expect(() => parseValue(decl, { a: 'b' }, how)).toThrow("for 'x.y.a', expected: integer");
