@@ -65,22 +65,36 @@ async function readSome(fd: number): Promise<Buffer> {
   }
 }
 
-/** Lines typed at a terminal, with editing, history and completion of the words in `names`. */
+/** What {@link TerminalLines} are made of. */
+export interface TerminalInit {
+  readonly input: NodeJS.ReadableStream;
+  readonly output: NodeJS.WritableStream;
+  readonly prompt: string;
+  /** First words that the Tab key completes. */
+  readonly names: readonly string[];
+  /** Ctrl-C was typed; the terminal is as it was before. */
+  readonly onInterrupt: () => void;
+}
+
+/** Lines typed at a terminal, with editing, history and completion. */
 export class TerminalLines implements LineSource {
   readonly #interface;
   readonly #waiting: ((line: string | undefined) => void)[] = [];
   readonly #typed: string[] = [];
   #closed = false;
 
-  constructor(output: IoOutput, prompt: string, names: readonly string[]) {
+  constructor({ input, output, prompt, names, onInterrupt }: TerminalInit) {
     this.#interface = createInterface({
-      input: process.stdin,
-      output: process.stdout,
+      input,
+      output,
       terminal: true,
       historySize: 100,
       removeHistoryDuplicates: true,
       prompt,
-      completer: (line: string) => [names.filter((name) => name.startsWith(line)), line],
+      completer: (line: string) => [
+        names.filter((name) => name.startsWith(line)).map((name) => `${name} `),
+        line,
+      ],
     });
     this.#interface.on('line', (line) => {
       const waiting = this.#waiting.shift();
@@ -88,15 +102,13 @@ export class TerminalLines implements LineSource {
       else waiting(line);
     });
     this.#interface.on('SIGINT', () => {
-      // As a program without line editing: Ctrl-C ends it.
       this.#interface.close();
-      output.flush();
-      process.kill(process.pid, 'SIGINT');
+      onInterrupt();
     });
     this.#interface.on('close', () => {
       this.#closed = true;
       for (const waiting of this.#waiting.splice(0)) {
-        output.out('\n');
+        output.write('\n');
         waiting(undefined);
       }
     });

@@ -132,11 +132,16 @@ async function run(program: Program, argv: readonly string[]): Promise<number> {
 async function converse(session: IoSession, program: Program): Promise<boolean> {
   const prompt = `${program.name}> `;
   const lines: LineSource = isatty(0)
-    ? new TerminalLines(
-        program.output,
+    ? new TerminalLines({
+        input: process.stdin,
+        output: process.stdout,
         prompt,
-        programCommands.map((each) => each.name),
-      )
+        names: programCommands.map((each) => each.name),
+        onInterrupt: () => {
+          program.output.flush();
+          process.kill(process.pid, 'SIGINT');
+        },
+      })
     : new StreamLines(program.output, prompt);
   let fine = true;
   while (!session.ended) {
