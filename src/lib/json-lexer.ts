@@ -46,14 +46,25 @@ const enum State {
 
 const EMPTY = new Uint8Array(0);
 
-const STRUCTURAL = new Map<number, JsonTokenKind>([
-  [0x7b, '{'],
-  [0x7d, '}'],
-  [0x5b, '['],
-  [0x5d, ']'],
-  [0x3a, ':'],
-  [0x2c, ','],
-]);
+/** Token of a structural character, or undefined. */
+function structuralKind(byte: number): JsonTokenKind | undefined {
+  switch (byte) {
+    case 0x7b:
+      return '{';
+    case 0x7d:
+      return '}';
+    case 0x5b:
+      return '[';
+    case 0x5d:
+      return ']';
+    case 0x3a:
+      return ':';
+    case 0x2c:
+      return ',';
+    default:
+      return undefined;
+  }
+}
 
 const isDigit = (byte: number): boolean => byte >= 0x30 && byte <= 0x39;
 const isLetter = (byte: number): boolean => byte >= 0x61 && byte <= 0x7a;
@@ -109,7 +120,7 @@ export class JsonLexer {
   /** Between tokens, at `at`; returns the index from which to go on. */
   private begin(bytes: Uint8Array, at: number): number {
     const byte = bytes[at] ?? 0;
-    const structural = STRUCTURAL.get(byte);
+    const structural = structuralKind(byte);
     if (structural !== undefined) {
       this.state = State.start;
       this.sink(structural, EMPTY);

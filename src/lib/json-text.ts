@@ -302,8 +302,11 @@ function escapeUnit(unit: string): string {
   return ESCAPES.get(unit) ?? `\\u${code}`;
 }
 
+const SPECIAL = /["\\]|[^ -~]/;
+
 /** A string with its quotes; lone surrogates become U+FFFD. */
 function formatString(text: string): string {
+  if (!SPECIAL.test(text)) return `"${text}"`;
   const sound = text.replace(/\p{Surrogate}/gu, '\ufffd');
   return `"${sound.replace(/["\\]|[^ -~]/g, escapeUnit)}"`;
 }

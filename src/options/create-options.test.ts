@@ -148,7 +148,7 @@ describe('typedValues', () => {
     [{ size: true }, "Invalid parameter type for 'size', expected: number"],
     [{ backing_file: 1 }, "Invalid parameter type for 'backing_file', expected: string"],
   ])('refuses %j: %s', (values, message) => {
-    expect(messageOf(() => typedValues(format, values as object))).toBe(message);
+    expect(messageOf(() => typedValues(format, values))).toBe(message);
   });
 });
 
