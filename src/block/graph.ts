@@ -13,6 +13,7 @@
 import type { Host } from '../host/host.js';
 import type { HostCrypto } from '../host/crypto.js';
 import type { HostFiles } from '../host/file.js';
+import type { TlsCredentials } from '../host/socket.js';
 import { assert } from '../lib/assert.js';
 import { Mutex } from '../lib/mutex.js';
 import { Backend, toolPerms } from './backend.js';
@@ -45,6 +46,8 @@ export interface GraphInit {
   readonly onNotice?: (message: string) => void;
   /** Looks up the secret of a `key-secret=ID` option. */
   readonly secret?: (id: string) => Promise<Uint8Array>;
+  /** Looks up the TLS credentials of a `tls-creds=ID` option. */
+  readonly tlsCredentials?: (id: string) => Promise<TlsCredentials>;
 }
 
 export class BlockGraph {
@@ -54,6 +57,7 @@ export class BlockGraph {
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
   readonly #secret: ((id: string) => Promise<Uint8Array>) | undefined;
+  readonly #tlsCredentials: ((id: string) => Promise<TlsCredentials>) | undefined;
   readonly #permLock = new Mutex();
   #nextName = 0;
 
@@ -63,6 +67,7 @@ export class BlockGraph {
     this.#onWarning = init.onWarning ?? ((): void => undefined);
     this.#onNotice = init.onNotice ?? ((): void => undefined);
     this.#secret = init.secret;
+    this.#tlsCredentials = init.tlsCredentials;
   }
 
   /** The host's files; throws where there is no file system. */
@@ -91,6 +96,14 @@ export class BlockGraph {
   async secret(id: string): Promise<Uint8Array> {
     if (this.#secret === undefined) throw new BlockError('EINVAL', `No secret with id '${id}'`);
     return this.#secret(id);
+  }
+
+  /** The TLS credentials with this id. Throws BlockError when there are none. */
+  async tlsCredentials(id: string): Promise<TlsCredentials> {
+    if (this.#tlsCredentials === undefined) {
+      throw new BlockError('EINVAL', `No TLS credentials with id '${id}'`);
+    }
+    return this.#tlsCredentials(id);
   }
 
   tryDriver(name: string): Driver | undefined {

@@ -6,9 +6,12 @@
  * with the same score is taken, and `-o help` style lists print it as it stands.
  */
 import type { Driver } from '../block/driver.js';
+import { luksDriver } from '../format/luks/driver.js';
+import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
 import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/driver.js';
 import { memoryDriver } from '../protocol/memory/driver.js';
+import { nbdDriver } from '../protocol/nbd/driver.js';
 import { nullAioDriver, nullCoDriver } from '../protocol/null/driver.js';
 
 export const drivers: readonly Driver[] = [
@@ -19,4 +22,7 @@ export const drivers: readonly Driver[] = [
   nullCoDriver,
   nullAioDriver,
   rawDriver,
+  qcow2Driver,
+  luksDriver,
+  nbdDriver,
 ];

@@ -1,0 +1,285 @@
+/**
+ * An NBD export as a node.
+ *
+ * States of the link: `up` (a connection serves requests) → `waiting` (it broke;
+ * `reconnect-delay` seconds long requests wait while new connections are tried) → `failing`
+ * (requests fail at once, tries go on) → `up` when a try succeeds, or `closed`.
+ * Requests that were in flight when a connection broke are made again on the next one:
+ * each NBD request may be repeated. A server that comes back with another size is refused.
+ */
+import type { DriverInstance } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
+import type { BlockLimits, DriverStatus } from '../../block/types.js';
+import { Req } from '../../block/types.js';
+import type { Clock } from '../../host/host.js';
+import type { Iov } from '../../lib/iov.js';
+import { NbdCmd, NbdCmdFlag, NbdFlag, NbdState } from '../../wire/nbd.js';
+import type { NbdConnection, StatusRun } from './connection.js';
+
+/** Milliseconds before the first new try, doubled after each failure up to the second. */
+const RETRY_FIRST_MS = 100;
+const RETRY_MAX_MS = 16_000;
+/** With a server that allows it, so many connections share the load. */
+const MAX_CONNECTIONS = 4;
+/** Requests in flight per connection above which another one is opened. */
+const BUSY = 32;
+
+export interface NbdLink {
+  readonly first: NbdConnection;
+  /** Makes a new connection to the same export. */
+  connect(): Promise<NbdConnection>;
+  readonly clock: Clock;
+  readonly reconnectDelayMs: number;
+  /** Bits of a custom metadata context are shown instead of allocation (x-dirty-bitmap). */
+  readonly customContext: boolean;
+  readonly filename: string | undefined;
+  readonly strong: Record<string, unknown>;
+}
+
+export class NbdInstance implements DriverInstance {
+  readonly writeFlags: number;
+  readonly zeroFlags: number;
+  readonly #link: NbdLink;
+  readonly #flags: number;
+  readonly #size: number;
+  #connections: NbdConnection[];
+  #state: 'up' | 'waiting' | 'failing' | 'closed' = 'up';
+  #waiters: { resolve: () => void; reject: (e: Error) => void }[] = [];
+  #cancelTimers: (() => void)[] = [];
+  #growing = false;
+
+  constructor(link: NbdLink) {
+    this.#link = link;
+    const { agreement } = link.first;
+    this.#flags = agreement.flags;
+    this.#size = agreement.size;
+    const fua = this.#has(NbdFlag.sendFua) ? Req.fua : 0;
+    this.writeFlags = fua;
+    this.zeroFlags = fua | Req.mayUnmap | (this.#has(NbdFlag.sendFastZero) ? Req.noFallback : 0);
+    this.#connections = [this.#adopt(link.first)];
+  }
+
+  get isReadOnly(): boolean {
+    return this.#has(NbdFlag.readOnly);
+  }
+
+  length(): number {
+    return this.#size;
+  }
+
+  limits(): Partial<BlockLimits> {
+    const a = this.#link.first.agreement;
+    const max = Math.min(a.maxBlock, 32 * 1024 * 1024);
+    const unlimited = a.extended ? 0 : 0x7fff_ffff - (0x7fff_ffff % a.minBlock);
+    return {
+      requestAlignment: a.minBlock,
+      maxTransfer: max,
+      optTransfer: Math.min(a.preferredBlock, max),
+      maxWriteZeroes: unlimited,
+      maxDiscard: unlimited,
+    };
+  }
+
+  async read(offset: number, iov: Iov): Promise<void> {
+    await this.#request(NbdCmd.read, 0, offset, iov.bytes, { into: iov });
+  }
+
+  async write(offset: number, iov: Iov, flags: number): Promise<void> {
+    const fua = (flags & Req.fua) !== 0 ? NbdCmdFlag.fua : 0;
+    await this.#request(NbdCmd.write, fua, offset, iov.bytes, { payload: iov });
+  }
+
+  async writeZeroes(offset: number, bytes: number, flags: number): Promise<void> {
+    if (!this.#has(NbdFlag.sendWriteZeroes)) throw new BlockError('ENOTSUP');
+    const wire =
+      ((flags & Req.fua) !== 0 ? NbdCmdFlag.fua : 0) |
+      ((flags & Req.mayUnmap) === 0 ? NbdCmdFlag.noHole : 0) |
+      ((flags & Req.noFallback) !== 0 ? NbdCmdFlag.fastZero : 0);
+    await this.#request(NbdCmd.writeZeroes, wire, offset, bytes);
+  }
+
+  async discard(offset: number, bytes: number): Promise<void> {
+    if (!this.#has(NbdFlag.sendTrim)) return;
+    await this.#request(NbdCmd.trim, 0, offset, bytes);
+  }
+
+  async flushToDisk(): Promise<void> {
+    if (this.#has(NbdFlag.sendFlush)) await this.#request(NbdCmd.flush, 0, 0, 0);
+  }
+
+  async blockStatus(offset: number, bytes: number): Promise<DriverStatus> {
+    const { agreement } = this.#link.first;
+    const all = { bytes, data: true, zero: false, allocated: true, offset };
+    if (agreement.contextId === undefined) return all;
+    const cap = agreement.extended ? bytes : Math.min(bytes, 0x7fff_f000);
+    const align = agreement.minBlock;
+    const runs = await this.#request(
+      NbdCmd.blockStatus,
+      NbdCmdFlag.reqOne,
+      offset,
+      cap - (cap % align) || cap,
+    );
+    const [run] = runs;
+    if (run === undefined) throw new BlockError('EIO', 'Server sent no block status');
+    const n = Math.min(run.bytes, bytes);
+    if (this.#link.customContext) {
+      return { ...all, bytes: n, data: run.flags === 0, zero: false };
+    }
+    return {
+      ...all,
+      bytes: n,
+      data: (run.flags & NbdState.hole) === 0,
+      zero: (run.flags & NbdState.zero) !== 0,
+    };
+  }
+
+  /** The server decides the size: only the present one is accepted. */
+  truncate(bytes: number, options: { readonly exact: boolean }): Promise<void> {
+    if (bytes === this.#size || (!options.exact && bytes < this.#size)) return Promise.resolve();
+    return Promise.reject(
+      new BlockError(
+        'ENOTSUP',
+        bytes > this.#size ? 'Cannot grow NBD nodes' : 'Cannot resize NBD nodes',
+      ),
+    );
+  }
+
+  exactFilename(): string | undefined {
+    return this.#link.filename;
+  }
+
+  strongOptions(): Record<string, unknown> {
+    return this.#link.strong;
+  }
+
+  async close(): Promise<void> {
+    const connections = this.#connections;
+    this.#connections = [];
+    this.#enter('closed', new BlockError('EIO', 'The node was closed'));
+    for (const c of connections) {
+      c.onDead = undefined;
+      await c.close();
+    }
+  }
+
+  #has(flag: number): boolean {
+    return (this.#flags & flag) !== 0;
+  }
+
+  async #request(
+    type: number,
+    flags: number,
+    offset: number,
+    length: number,
+    data?: { readonly into?: Iov; readonly payload?: Iov },
+  ): Promise<StatusRun[]> {
+    for (;;) {
+      const connection = await this.#pick();
+      try {
+        return await connection.request(type, flags, offset, length, data);
+      } catch (e) {
+        if (!connection.isDead) throw e;
+        if (this.#state === 'closed' || this.#state === 'failing') throw broken(e);
+      }
+    }
+  }
+
+  /** A live connection, the least busy one; waits for one while the link is `waiting`. */
+  async #pick(): Promise<NbdConnection> {
+    while (this.#state === 'waiting') {
+      await new Promise<void>((resolve, reject) => {
+        this.#waiters.push({ resolve, reject });
+      });
+    }
+    let best = this.#connections[0];
+    if (best === undefined) throw new BlockError('EIO', 'The connection to the NBD server is lost');
+    for (const c of this.#connections) if (c.inFlight < best.inFlight) best = c;
+    if (best.inFlight >= BUSY) this.#grow();
+    return best;
+  }
+
+  /** Opens one more connection in the background where the server allows several. */
+  #grow(): void {
+    const several = this.#has(NbdFlag.canMultiConn);
+    if (!several || this.#growing || this.#connections.length >= MAX_CONNECTIONS) return;
+    this.#growing = true;
+    this.#link.connect().then(
+      (c) => {
+        this.#growing = false;
+        if (this.#state === 'up' && c.agreement.size === this.#size) {
+          this.#connections.push(this.#adopt(c));
+        } else {
+          void c.close();
+        }
+      },
+      () => {
+        // One connection is enough; the next busy moment tries again no sooner than this one ends.
+        this.#growing = this.#connections.length > 0;
+      },
+    );
+  }
+
+  #adopt(c: NbdConnection): NbdConnection {
+    c.onDead = (error): void => {
+      this.#lost(c, error);
+    };
+    return c;
+  }
+
+  #lost(c: NbdConnection, error: Error): void {
+    this.#connections = this.#connections.filter((other) => other !== c);
+    if (this.#connections.length > 0 || this.#state !== 'up') return;
+    const delay = this.#link.reconnectDelayMs;
+    this.#enter(delay > 0 ? 'waiting' : 'failing', broken(error));
+    if (delay > 0) {
+      this.#timer(delay, () => {
+        if (this.#state === 'waiting') this.#enter('failing', broken(error));
+      });
+    }
+    this.#retry(RETRY_FIRST_MS);
+  }
+
+  #retry(delayMs: number): void {
+    this.#timer(delayMs, () => {
+      if (this.#state === 'closed' || this.#state === 'up') return;
+      this.#link.connect().then(
+        (c) => {
+          this.#restored(c);
+        },
+        () => {
+          this.#retry(Math.min(delayMs * 2, RETRY_MAX_MS));
+        },
+      );
+    });
+  }
+
+  #restored(c: NbdConnection): void {
+    if (this.#state === 'closed' || c.agreement.size !== this.#size) {
+      void c.close();
+      if (this.#state !== 'closed') this.#retry(RETRY_MAX_MS);
+      return;
+    }
+    this.#connections = [this.#adopt(c)];
+    this.#enter('up');
+  }
+
+  #timer(ms: number, fn: () => void): void {
+    this.#cancelTimers.push(this.#link.clock.after(ms, fn));
+  }
+
+  #enter(state: 'up' | 'waiting' | 'failing' | 'closed', error?: Error): void {
+    this.#state = state;
+    if (state === 'waiting') return;
+    if (state !== 'failing') for (const cancel of this.#cancelTimers.splice(0)) cancel();
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const w of waiters) {
+      if (state === 'up') w.resolve();
+      else w.reject(error ?? new BlockError('EIO'));
+    }
+  }
+}
+
+function broken(cause: unknown): BlockError {
+  return new BlockError('EIO', undefined, { cause });
+}
