@@ -1,6 +1,7 @@
 /** The state behind a node of driver `file`, `host_device` or `host_cdrom`. */
 import type {
   DriverInstance,
+  ImageInfo,
   OpenFlags,
   PermStep,
   ReopenRequest,
@@ -232,6 +233,11 @@ export class FileInstance implements DriverInstance {
 
   allocatedBytes(): Promise<number> {
     return this.#file.allocatedBytes();
+  }
+
+  /** Files have facts, but none that apply to all of them. */
+  info(): ImageInfo {
+    return {};
   }
 
   hasZeroInit(): boolean {

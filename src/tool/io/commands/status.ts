@@ -2,6 +2,7 @@
 import { errorText } from '../../../block/errors.js';
 import type { BlockNode } from '../../../block/node.js';
 import { filtered } from '../../../block/status.js';
+import { inQemuOrder } from '../../img/json.js';
 import { formatSpecificLines } from '../format-specific.js';
 import type { ImageCommand } from '../session.js';
 import { formatAmount } from '../text.js';
@@ -20,12 +21,13 @@ export const length: ImageCommand = {
   },
 };
 
-/** The node at or below `node` whose driver tells facts about its format. */
+/** The node whose facts are those of `node`: itself, or what a filter or raw image stands on. */
 function informative(node: BlockNode): BlockNode | undefined {
-  for (let at: BlockNode | undefined = node; at !== undefined; at = filtered(at)) {
-    if (at.instance.info !== undefined) return at;
+  let at: BlockNode | undefined = node;
+  while (at !== undefined && at.instance.info === undefined) {
+    at = at.driver.name === 'raw' ? at.file?.node : filtered(at);
   }
-  return undefined;
+  return at;
 }
 
 export const info: ImageCommand = {
@@ -47,7 +49,8 @@ export const info: ImageCommand = {
     const specific = (await node.instance.info?.())?.formatSpecific;
     if (specific !== undefined) {
       session.out('Format specific information:\n');
-      for (const line of formatSpecificLines(specific.data, 4)) session.out(`${line}\n`);
+      const data = inQemuOrder(specific.data) as object;
+      for (const line of formatSpecificLines(data, 4)) session.out(`${line}\n`);
     }
     return true;
   },
