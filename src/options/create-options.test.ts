@@ -10,6 +10,7 @@ import {
   parseCreateOptions,
   typedValues,
 } from './create-options.js';
+import type { CreateValues } from './create-options.js';
 import { OptionError } from './option-error.js';
 
 /** Text of the OptionError that `act` throws. */
@@ -141,14 +142,14 @@ describe('typedValues', () => {
     });
   });
 
-  it.each([
+  it.each<[unknown, string]>([
     [{ preallocation: 'foo' }, "Parameter 'preallocation' does not accept value 'foo'"],
     [{ preallocation: '' }, "Parameter 'preallocation' does not accept value ''"],
     [{ compat: '9' }, "Parameter 'version' does not accept value '9'"],
     [{ size: true }, "Invalid parameter type for 'size', expected: number"],
     [{ backing_file: 1 }, "Invalid parameter type for 'backing_file', expected: string"],
   ])('refuses %j: %s', (values, message) => {
-    expect(messageOf(() => typedValues(format, values))).toBe(message);
+    expect(messageOf(() => typedValues(format, values as CreateValues))).toBe(message);
   });
 });
 
