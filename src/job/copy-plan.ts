@@ -6,6 +6,7 @@
 import type { Backend } from '../block/backend.js';
 import { errorText, messageOf } from '../block/errors.js';
 import { BlockError, errorCode } from '../block/errors.js';
+import type { BlockNode } from '../block/node.js';
 import { below, chainStatus, skipFilters } from '../block/status.js';
 import type { ChainStatus } from '../block/types.js';
 
@@ -68,6 +69,8 @@ export interface PlanOptions {
   readonly sources: readonly Backend[];
   /** The target reads through to a backing file: what the top source image lacks is not copied. */
   readonly targetHasBacking: boolean;
+  /** Image of the source's chain at which looking ends; default, with a backing: the next one. */
+  readonly base?: BlockNode | undefined;
   /** Length of that backing file; undefined when unknown or absent. */
   readonly targetBackingBytes?: number | undefined;
   /** Go on where a status cannot be read. */
@@ -123,7 +126,7 @@ export class CopyPlan {
     const offset = at - source.start;
     const left = source.end - at;
     const top = source.backend.node;
-    const base = targetHasBacking ? below(skipFilters(top)) : undefined;
+    const base = this.#options.base ?? (targetHasBacking ? below(skipFilters(top)) : undefined);
     let most = left;
     let pastBacking = false;
     if (targetBackingBytes !== undefined) {
@@ -144,7 +147,7 @@ export class CopyPlan {
 
   async #readStatus(
     source: Source,
-    base: ReturnType<typeof below>,
+    base: BlockNode | undefined,
     offset: number,
     bytes: number,
   ): Promise<Pick<ChainStatus, 'bytes' | 'zero' | 'data'>> {

@@ -26,6 +26,8 @@ export interface CopyOptions extends PlanOptions {
   readonly targetIsZero: boolean;
   /** Zero runs at least this long become holes; 0: all is written, zeroes too. In bytes. */
   readonly minSparse: number;
+  /** With `minSparse` 0: what is known to be zero is written as zeroes, not as data. */
+  readonly keepsHoles?: boolean;
   /** Multiple to which data is rounded before it is written, in bytes; a power of two. */
   readonly alignment: number;
   /** Write whole clusters of this size compressed. */
@@ -74,6 +76,7 @@ export class Copy {
   #failure: unknown;
   #failed = false;
   #offload: boolean;
+  readonly #keepsHoles: boolean;
   #allowedAt = 0;
   /** Resolves when the writes of all pieces so far have begun (C1). */
   #turn: Promise<void> = Promise.resolve();
@@ -82,6 +85,7 @@ export class Copy {
     this.#options = options;
     this.#plan = new CopyPlan(options);
     this.#offload = options.offload;
+    this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
     const cluster = options.compressCluster;
     const wanted = cluster === undefined ? PIECE : COMPRESS_PIECE;
     const unit = Math.max(cluster ?? 0, options.alignment);
@@ -117,11 +121,11 @@ export class Copy {
 
   /** Sums up what will be copied, for the progress. */
   async #countWork(first: RunList, check: () => void): Promise<void> {
-    const { meter, minSparse } = this.#options;
+    const { meter } = this.#options;
     for (let runs = first; ;) {
       for (let i = 0; i < runs.count; i++) {
         const kind = runs.kindOf(i);
-        if (kind === RunKind.data || (kind === RunKind.zero && minSparse === 0)) {
+        if (kind === RunKind.data || (kind === RunKind.zero && !this.#keepsHoles)) {
           meter.total += runs.endOf(i) - runs.startOf(i);
         }
       }
@@ -132,11 +136,11 @@ export class Copy {
   }
 
   async #copyRuns(runs: RunList): Promise<void> {
-    const { minSparse, targetIsZero, meter } = this.#options;
+    const { targetIsZero, meter } = this.#options;
     for (let i = 0; i < runs.count; i++) {
       const kind = runs.kindOf(i);
       if (kind === RunKind.backing) continue;
-      const isHole = kind === RunKind.zero && minSparse > 0;
+      const isHole = kind === RunKind.zero && this.#keepsHoles;
       if (isHole && targetIsZero) continue;
       const unit = isHole || this.#offload ? LONG_PIECE : this.#pieceBytes;
       const end = runs.endOf(i);
@@ -188,12 +192,12 @@ export class Copy {
   }
 
   #isHole(piece: Piece): boolean {
-    return piece.kind === RunKind.zero && this.#options.minSparse > 0;
+    return piece.kind === RunKind.zero && this.#keepsHoles;
   }
 
   /** Fills the slot's buffer with the piece. */
   async #fetch(piece: Piece, slot: Slot): Promise<void> {
-    slot.buffer ??= new Uint8Array(this.#pieceBytes);
+    slot.buffer ??= this.#allocate();
     const bytes = slot.buffer.subarray(0, piece.bytes);
     if (piece.kind === RunKind.zero) {
       bytes.fill(0);
@@ -209,6 +213,11 @@ export class Copy {
       if (this.#options.salvage !== true) throw placed('reading', piece.start, e);
       await this.#salvage(source.backend, offset, bytes.subarray(0, inside));
     }
+  }
+
+  #allocate(): Uint8Array {
+    const { files } = this.#options.host;
+    return files?.alignedBuffer?.(this.#pieceBytes) ?? new Uint8Array(this.#pieceBytes);
   }
 
   /** Reads sector by sector; those that fail become zeroes. */

@@ -1,0 +1,82 @@
+/** Committing: what an image holds above one of its backing files is written into that file. */
+import { Backend } from '../block/backend.js';
+import { BlockError, prepend } from '../block/errors.js';
+import { chainDown } from '../block/chain.js';
+import type { BlockNode } from '../block/node.js';
+import { reopenNode } from '../block/reopen.js';
+import { skipFilters } from '../block/status.js';
+import { Perm } from '../block/types.js';
+import { Copy } from './copy.js';
+import type { OperationOptions } from './operation.js';
+import { ProgressMeter } from './operation.js';
+
+export interface CommitOptions extends OperationOptions {
+  /** Image of the chain that takes the data; default: the one right below. */
+  readonly base?: BlockNode | undefined;
+  /** Bytes per second; 0 or absent: no limit. */
+  readonly rate?: number;
+  /** Keep the top image's data; else it is emptied, for it shows through from the base now. */
+  readonly keep?: boolean;
+}
+
+/** Pieces in flight. */
+const PARALLEL = 8;
+
+/**
+ * Writes into the base all that the images above it hold, then empties the top image (unless
+ * `keep`). A base that is smaller than the top grows. Throws BlockError; the chain's content,
+ * seen from the top, is unchanged then.
+ */
+export async function commit(top: Backend, options: CommitOptions = {}): Promise<void> {
+  const { graph } = top;
+  const image = skipFilters(top.node);
+  const base = options.base ?? chainDown(image)[0];
+  if (base === undefined) throw new BlockError('ENOTSUP', 'Image does not have a backing file');
+  const meter = new ProgressMeter(graph.host.clock, options);
+  const { readOnly } = base;
+  if (readOnly) await reopenNode(base, { flags: { writable: true } });
+  const target = new Backend({
+    graph,
+    name: '',
+    perm: Perm.consistentRead | Perm.write | Perm.resize,
+    shared: Perm.all,
+  });
+  await target.attach(base);
+  target.writeCache = base.flags.cache.writeback;
+  try {
+    if (target.size < top.size) await target.truncate(top.size);
+    const copy = new Copy({
+      host: graph.host,
+      sources: [top],
+      target,
+      targetHasBacking: true,
+      base,
+      targetIsZero: false,
+      minSparse: 0,
+      keepsHoles: true,
+      alignment: 1,
+      parallel: PARALLEL,
+      outOfOrder: false,
+      offload: false,
+      rate: options.rate ?? 0,
+      meter,
+    });
+    await copy.run();
+    await target.flush();
+    if (options.keep !== true) await empty(image);
+  } finally {
+    await target.close();
+    if (readOnly) await reopenNode(base, { flags: { writable: false } });
+  }
+  meter.finish();
+}
+
+async function empty(image: BlockNode): Promise<void> {
+  try {
+    if (image.instance.makeEmpty === undefined) throw new BlockError('ENOTSUP');
+    await image.instance.makeEmpty();
+    await image.flush();
+  } catch (e) {
+    throw prepend(`Could not empty ${image.filename}: `, e);
+  }
+}
