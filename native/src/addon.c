@@ -47,7 +47,8 @@ static bool deliver(struct context *c) {
   napi_create_int32(env, c->e.cq_count, &count);
   c->e.cq_count = 0;
   napi_status status = napi_make_callback(env, c->async, global, fn, 1, &count, &ignored);
-  if (status == napi_pending_exception && napi_get_and_clear_last_exception(env, &thrown) == napi_ok)
+  if (status == napi_pending_exception &&
+      napi_get_and_clear_last_exception(env, &thrown) == napi_ok)
     napi_fatal_exception(env, thrown);
   napi_close_handle_scope(env, scope);
   return status == napi_ok;

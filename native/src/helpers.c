@@ -176,16 +176,15 @@ static void free_key(napi_env env, void *data, void *hint) {
   free(data);
 }
 
-/* xtsKey(key, sectorBytes, tables): key is 32 or 64 bytes, data key first; `tables` forbids
- * the CPU's AES instructions. */
+/* xtsKey(key, tables): key is 32 or 64 bytes, data key first; `tables` forbids the CPU's
+ * AES instructions. */
 static napi_value xts_key(napi_env env, napi_callback_info info) {
   struct args a;
   uint8_t *p;
   size_t n;
-  if (!take_args(env, info, 3, &a) || !bytes_arg(&a, 0, &p, &n)) return NULL;
-  double sector = number_arg(&a, 1);
-  if ((n != 32 && n != 64) || sector < 16 || sector > (1 << 20) || (uint32_t)sector % 16 != 0) {
-    napi_throw_range_error(env, NULL, "XTS: key is 32 or 64 bytes, sectors multiples of 16");
+  if (!take_args(env, info, 2, &a) || !bytes_arg(&a, 0, &p, &n)) return NULL;
+  if (n != 32 && n != 64) {
+    napi_throw_range_error(env, NULL, "XTS: a key has 32 or 64 bytes");
     return NULL;
   }
   struct xts_key *key = aligned_alloc(16, (sizeof *key + 15) / 16 * 16);
@@ -195,8 +194,7 @@ static napi_value xts_key(napi_env env, napi_callback_info info) {
   }
   aes_init(&key->data, p, n / 2);
   aes_init(&key->tweak, p + n / 2, n / 2);
-  if (bool_arg(&a, 2)) key->data.hardware = false;
-  key->sector_bytes = (uint32_t)sector;
+  if (bool_arg(&a, 1)) key->data.hardware = false;
   napi_value out;
   if (napi_create_external(env, key, free_key, NULL, &out) != napi_ok) {
     free_key(env, key, NULL);
@@ -220,19 +218,20 @@ static napi_value xts_address(napi_env env, napi_callback_info info) {
   return key ? number(env, (double)(uintptr_t)key) : NULL;
 }
 
-/* xtsCrypt(key, bytes, firstSector, encrypt): in place */
+/* xtsCrypt(key, bytes, sectorBytes, firstSector, encrypt): in place */
 static napi_value xts(napi_env env, napi_callback_info info) {
   struct args a;
   uint8_t *p;
   size_t n;
-  if (!take_args(env, info, 4, &a)) return NULL;
+  if (!take_args(env, info, 5, &a)) return NULL;
   struct xts_key *key = key_arg(&a, 0);
   if (!key || !bytes_arg(&a, 1, &p, &n)) return NULL;
-  if (n % key->sector_bytes != 0) {
-    napi_throw_range_error(env, NULL, "XTS: whole sectors only");
+  size_t sector_bytes = (size_t)number_arg(&a, 2);
+  if (sector_bytes == 0 || sector_bytes % 16 != 0 || n % sector_bytes != 0) {
+    napi_throw_range_error(env, NULL, "XTS: whole sectors of whole blocks only");
     return NULL;
   }
-  xts_crypt(key, p, n, (uint64_t)number_arg(&a, 2), bool_arg(&a, 3));
+  xts_crypt(key, p, n, sector_bytes, (uint64_t)number_arg(&a, 3), bool_arg(&a, 4));
   return NULL;
 }
 

@@ -49,7 +49,8 @@ enum op {
   OP_DROP_CACHE,
   OP_RESIDENT,    /* result: bytes in the page cache */
   OP_EXTENT,      /* result: bytes of the run, negative for a hole, 0: none */
-  OP_XTS,         /* arg1: key's address, arg2: first sector; engine field: encrypt */
+  OP_XTS,         /* offset: bytes of a sector, arg1: key's address, arg2: first sector; fd:
+                   1 to encrypt */
 };
 
 enum engine { ENGINE_THREADS, ENGINE_AIO, ENGINE_URING };
@@ -200,14 +201,14 @@ struct aes_key {
 struct xts_key {
   struct aes_key data;
   struct aes_key tweak;
-  uint32_t sector_bytes;
 };
 /* key_bytes: 16 or 32. */
 void aes_init(struct aes_key *k, const uint8_t *key, size_t key_bytes);
 void aes_encrypt(const struct aes_key *k, uint8_t block[16]);
 void aes_decrypt(const struct aes_key *k, uint8_t block[16]);
-/* In place; `bytes` is a multiple of the key's sector size, that one of 16. */
-void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, uint64_t sector, bool encrypt);
+/* In place; `bytes` is a multiple of `sector_bytes`, that one of 16. */
+void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+               uint64_t sector, bool encrypt);
 #if defined(__x86_64__)
 void xts_sector_aesni(const struct xts_key *k, uint8_t *p, size_t bytes, uint8_t t[16],
                       bool encrypt);

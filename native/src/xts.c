@@ -93,8 +93,9 @@ AESNI void xts_sector_aesni(const struct xts_key *k, uint8_t *p, size_t bytes, u
 }
 #endif
 
-void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, uint64_t sector, bool encrypt) {
-  for (size_t at = 0; at < bytes; at += k->sector_bytes, sector++) {
+void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+               uint64_t sector, bool encrypt) {
+  for (size_t at = 0; at < bytes; at += sector_bytes, sector++) {
     uint8_t t[16] = {0};
     for (int i = 0; i < 8; i++) t[i] = (uint8_t)(sector >> (8 * i));
 #if defined(__x86_64__)
@@ -102,11 +103,11 @@ void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, uint64_t secto
       __attribute__((aligned(16))) uint8_t tweak[16];
       memcpy(tweak, t, 16);
       aes_encrypt(&k->tweak, tweak);
-      xts_sector_aesni(k, p + at, k->sector_bytes, tweak, encrypt);
+      xts_sector_aesni(k, p + at, sector_bytes, tweak, encrypt);
       continue;
     }
 #endif
     aes_encrypt(&k->tweak, t);
-    sector_tables(k, p + at, k->sector_bytes, t, encrypt);
+    sector_tables(k, p + at, sector_bytes, t, encrypt);
   }
 }

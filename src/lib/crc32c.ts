@@ -26,7 +26,6 @@ export function crc32c(b: Uint8Array, seed = 0): number {
   let c = ~seed;
   const n = b.length;
   let i = 0;
-  /* eslint-disable @typescript-eslint/no-non-null-assertion -- indices are masked */
   for (; i + 8 <= n; i += 8) {
     c ^= b[i]! | (b[i + 1]! << 8) | (b[i + 2]! << 16) | (b[i + 3]! << 24);
     c =
@@ -40,6 +39,5 @@ export function crc32c(b: Uint8Array, seed = 0): number {
       t[b[i + 7]!]!;
   }
   for (; i < n; i++) c = t[(c ^ b[i]!) & 0xff]! ^ (c >>> 8);
-  /* eslint-enable @typescript-eslint/no-non-null-assertion */
   return ~c >>> 0;
 }

@@ -1,4 +1,5 @@
 /** The files of this machine: which engine carries them, and its names for errors. */
+import { existsSync } from 'node:fs';
 import { HostError } from '../file.js';
 import type { EngineName, FileOpenOptions, HostFile, HostFiles } from '../file.js';
 import { AlignedPool } from './aligned.js';
@@ -62,11 +63,18 @@ async function open(path: string, options: FileOpenOptions): Promise<HostFile> {
   return openNativeFile(path, options, name, engine, alignedPool());
 }
 
+/** Linux AIO is there; a context is not made for the question, its end would cost 10 ms. */
+function hasAio(): boolean {
+  return existsSync('/proc/sys/fs/aio-max-nr');
+}
+
 async function engines(): Promise<readonly EngineName[]> {
   const engine = tryNativeEngine();
   if (engine === undefined) return ['node-fs'];
-  const names: NativeEngineName[] = ['io_uring', 'threads', 'native'];
-  return [...names.filter((name) => engine.open(EngineCode[name]) === 0), 'node-fs'];
+  const names: EngineName[] = ['threads', 'node-fs'];
+  if (hasAio()) names.splice(1, 0, 'native');
+  if (engine.open(EngineCode.io_uring) === 0) names.unshift('io_uring');
+  return names;
 }
 
 export const nodeFiles: HostFiles = {

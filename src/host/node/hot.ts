@@ -18,4 +18,5 @@ export const nodeHot: Hot = {
     if (b.byteLength < WORTH_BYTES) return crc32cScript(b, seed);
     return tryNative()?.crc32c(b, seed) ?? crc32cScript(b, seed);
   },
+  equal: (a, b) => Buffer.compare(a, b) === 0,
 };

@@ -9,7 +9,13 @@ import { nodeRandom } from './random.js';
 const host: Host = {
   files: nodeFiles,
   compression: nodeCompression,
-  loadCrypto: async () => (await import('./crypto.js')).nodeCrypto(),
+  loadCrypto: async () => {
+    const [{ nodeCrypto }, { tryNativeXts }] = await Promise.all([
+      import('./crypto.js'),
+      import('./xts.js'),
+    ]);
+    return nodeCrypto(tryNativeXts);
+  },
   loadSockets: async () => (await import('./sockets.js')).nodeSockets,
   clock: nodeClock,
   random: nodeRandom,

@@ -44,9 +44,16 @@ export interface NativeBinding {
   extentAt(fd: number, offset: number): number;
   isZero(b: Uint8Array): boolean;
   crc32c(b: Uint8Array, seed: number): number;
-  xtsKey(key: Uint8Array, sectorBytes: number, tables: boolean): NativeXtsKey;
+  /** `tables`: without the CPU's AES instructions. */
+  xtsKey(key: Uint8Array, tables: boolean): NativeXtsKey;
   xtsAddress(key: NativeXtsKey): number;
-  xtsCrypt(key: NativeXtsKey, b: Uint8Array, firstSector: number, encrypt: boolean): void;
+  xtsCrypt(
+    key: NativeXtsKey,
+    b: Uint8Array,
+    sectorBytes: number,
+    firstSector: number,
+    encrypt: boolean,
+  ): void;
 }
 
 /** The folder that holds native/, from wherever this module was bundled to. */
