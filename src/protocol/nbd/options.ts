@@ -122,7 +122,7 @@ function parseUri(filename: string): NodeOptions {
   const params = new URLSearchParams(query ?? '');
   if (scheme.endsWith('+unix')) {
     const socket = params.get('socket');
-    if (authority !== '' || socket === null || [...params].length !== 1) {
+    if (authority !== '' || socket === null || query?.includes('&') === true) {
       fail(`Invalid URI '${filename}': a Unix socket is given as ?socket=PATH alone`);
     }
     return { ...out, server: { type: 'unix', path: socket } };
