@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// npm start: set-up, then a tour of one minute through vdisk-img on an image made on the spot.
+// npm start: set-up, then a tour of one minute through the tools on an image made on the spot.
 // npm start -- ARGS: set-up, then `vdisk ARGS`, with its exit status, in the caller's folder.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
@@ -48,12 +48,15 @@ const STEPS = [
     'vdisk-img convert -f qcow2 -O raw overlay.qcow2 back.raw',
   ],
   ['Byte for byte the same?', 'cmp disk.raw back.raw && echo "disk.raw and back.raw are equal"'],
+  ['Write into the overlay, as a guest would.', "vdisk-io -c 'write -P 0x5a 1M 64k' overlay.qcow2"],
+  ['Read it.', "vdisk-io -c 'read -v 1M 32' overlay.qcow2"],
+  ['Now the two differ.', 'vdisk-img compare overlay.qcow2 disk.raw || true'],
 ];
 
 function tour() {
   const folder = mkdtempSync(join(tmpdir(), 'vdisk-tour-'));
   const started = performance.now();
-  console.log(`\nA tour of vdisk-img, in ${folder}; the commands are those that you would type`);
+  console.log(`\nA tour of vdisk, in ${folder}; the commands are those that you would type`);
   console.log(`with ${join(root, 'bin')} in PATH.`);
   const env = { ...process.env, PATH: `${join(root, 'bin')}${delimiter}${process.env.PATH}` };
   try {
