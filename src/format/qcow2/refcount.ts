@@ -26,7 +26,7 @@ export interface ReftableEntry {
 
 export class Refcounts {
   readonly #image: Qcow2Image;
-  readonly cache: MetaCache;
+  cache: MetaCache;
   /** Where the table lies, in bytes. */
   tableOffset: number;
   /** Offsets of blocks by index; 0: no block. */
@@ -42,6 +42,11 @@ export class Refcounts {
     this.tableOffset = tableOffset;
     this.#table = table;
     this.#codec = refcountCodec(image.g.refcountOrder);
+  }
+
+  /** Takes another, empty cache; the old one holds nothing dirty. */
+  resizeCache(cache: MetaCache): void {
+    this.cache = cache;
   }
 
   /** Entries of the table. */

@@ -1,0 +1,170 @@
+/** The driver instance: fast paths here, everything else in the modules that the methods name. */
+import type {
+  CheckOptions,
+  CheckResult,
+  DriverInstance,
+  ImageInfo,
+  ReopenRequest,
+  ReopenStep,
+  TruncateOptions,
+} from '../../block/driver.js';
+import type { BlockLimits, DriverStatus } from '../../block/types.js';
+import { Req } from '../../block/types.js';
+import type { Iov } from '../../lib/iov.js';
+import { readData, writeData } from './data-io.js';
+import { Kind } from './entry.js';
+import type { Qcow2Image } from './image.js';
+import { readGuest } from './read.js';
+import { blockStatus } from './status.js';
+import { discard, writeZeroes } from './zero.js';
+
+export class Qcow2Instance implements DriverInstance {
+  readonly writeFlags = Req.writeUnchanged;
+  readonly zeroFlags = Req.mayUnmap | Req.noFallback | Req.writeUnchanged;
+  /** For the modules of this driver. */
+  readonly image: Qcow2Image;
+  #stopTimer: (() => void) | undefined;
+
+  constructor(image: Qcow2Image) {
+    this.image = image;
+    this.startTimer();
+  }
+
+  /** (Re)starts the timer of `cache-clean-interval`. */
+  startTimer(): void {
+    this.#stopTimer?.();
+    this.#stopTimer = undefined;
+    const { settings, host } = this.image;
+    if (settings.cleanInterval === 0) return;
+    this.#stopTimer = host.clock.after(settings.cleanInterval * 1000, () => {
+      this.image.l2.dropUnused();
+      this.image.refcounts.cache.dropUnused();
+      this.startTimer();
+    });
+  }
+
+  length(): number {
+    return this.image.size;
+  }
+
+  limits(): Partial<BlockLimits> {
+    const { g, crypto } = this.image;
+    return {
+      requestAlignment: crypto === undefined ? 1 : crypto.sectorBytes,
+      writeZeroesAlignment: g.subclusterSize,
+      discardAlignment: g.clusterSize,
+    };
+  }
+
+  // hot: bench/qcow2
+  read(offset: number, iov: Iov): Promise<void> {
+    const { image } = this;
+    if (image.writes.runs.size === 0 && !image.unusable) {
+      const found = image.mapping.tryLookup(offset, iov.bytes);
+      if (found !== undefined && found.bytes === iov.bytes) {
+        if (found.kind === Kind.data) return readData(image, offset, found.host, iov);
+        if (found.kind === Kind.zero) {
+          iov.fill(0);
+          return Promise.resolve();
+        }
+      }
+    }
+    return readGuest(image, offset, iov);
+  }
+
+  // hot: bench/qcow2
+  write(offset: number, iov: Iov): Promise<void> {
+    const { image } = this;
+    if (
+      !image.gateClosed &&
+      !image.unusable &&
+      image.writes.runs.firstIn(offset, iov.bytes) === undefined
+    ) {
+      const found = image.mapping.tryLookup(offset, iov.bytes);
+      if (found?.kind === Kind.data && found.copied && found.bytes === iov.bytes) {
+        const checking = image.overlap.check(0, found.host, iov.bytes);
+        if (checking === undefined) return writeData(image, offset, found.host, iov);
+        return checking.then(() => image.writes.write(offset, iov));
+      }
+    }
+    return image.writes.write(offset, iov);
+  }
+
+  async writeCompressed(offset: number, iov: Iov): Promise<void> {
+    const { writeCompressed } = await import('./compressed-write.js');
+    await writeCompressed(this.image, offset, iov);
+  }
+
+  writeZeroes(offset: number, bytes: number, flags: number): Promise<void> {
+    return writeZeroes(this.image, offset, bytes, flags);
+  }
+
+  discard(offset: number, bytes: number): Promise<void> {
+    return discard(this.image, offset, bytes);
+  }
+
+  blockStatus(offset: number, bytes: number): Promise<DriverStatus> {
+    return blockStatus(this.image, offset, bytes);
+  }
+
+  flushToOs(): Promise<void> {
+    this.image.checkUsable();
+    return this.image.writeback.run();
+  }
+
+  async info(): Promise<ImageInfo> {
+    const { imageInfo } = await import('./info.js');
+    return imageInfo(this.image);
+  }
+
+  hasZeroInit(): boolean {
+    // What was never written reads as zeroes; a data file may hold anything where it is mapped.
+    return !this.image.hasDataFile && this.image.backing === undefined;
+  }
+
+  debugEvent(event: string): Promise<void> | undefined {
+    return this.image.file.debugEvent(event);
+  }
+
+  async truncate(bytes: number, options: TruncateOptions): Promise<void> {
+    const { truncateImage } = await import('./truncate.js');
+    await truncateImage(this.image, bytes, options);
+  }
+
+  async check(options: CheckOptions): Promise<CheckResult> {
+    const { runCheck } = await import('./repair.js');
+    return runCheck(this.image, options);
+  }
+
+  async makeEmpty(): Promise<void> {
+    const { makeEmpty } = await import('./empty.js');
+    await makeEmpty(this.image);
+  }
+
+  async changeBackingFile(name: string | null, format: string | null): Promise<void> {
+    const { changeBackingFile } = await import('./empty.js');
+    await changeBackingFile(this.image, name, format);
+  }
+
+  async readVmState(offset: number, iov: Iov): Promise<void> {
+    const { readVmState } = await import('./vm-state.js');
+    await readVmState(this.image, offset, iov);
+  }
+
+  async writeVmState(offset: number, iov: Iov): Promise<void> {
+    const { writeVmState } = await import('./vm-state.js');
+    await writeVmState(this.image, offset, iov);
+  }
+
+  async reopenPrepare(request: ReopenRequest): Promise<ReopenStep> {
+    const { prepareReopen } = await import('./reopen.js');
+    return prepareReopen(this, request);
+  }
+
+  async close(): Promise<void> {
+    this.#stopTimer?.();
+    this.#stopTimer = undefined;
+    const { closeImage } = await import('./close.js');
+    await closeImage(this.image);
+  }
+}

@@ -1,0 +1,60 @@
+/** `check` from inside the driver: on request, and at the open of an image that was not closed. */
+import type { CheckOptions, CheckResult } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
+import { checkImage } from './check.js';
+import type { Qcow2Image } from './image.js';
+import { Incompat } from './layout.js';
+import { loadTables } from './open.js';
+
+/** Checks the image and repairs what `options` say; see check.ts. */
+export async function runCheck(image: Qcow2Image, options: CheckOptions): Promise<CheckResult> {
+  return image.exclusive(async () => {
+    const fixes = options.fixErrors || options.fixLeaks;
+    const { result, snapshots } = await checkImage(
+      {
+        file: image.file,
+        header: image.header,
+        g: image.g,
+        writeFields: async () => {
+          await image.writeFields();
+          await image.file.flush();
+        },
+      },
+      options,
+    );
+    if (!fixes) return result;
+    image.snapshots = snapshots;
+    await reload(image);
+    const clean = result.checkErrors === 0 && result.corruptions === 0;
+    if (clean) await clearMarks(image, options.fixErrors);
+    return result;
+  });
+}
+
+/** Forgets everything that was cached, for the tables on disk were changed. */
+export async function reload(image: Qcow2Image): Promise<void> {
+  await loadTables(image);
+  image.overlap.reset();
+  image.alloc.reset();
+  image.keeper.forget();
+}
+
+async function clearMarks(image: Qcow2Image, corruptToo: boolean): Promise<void> {
+  const marks = Incompat.dirty | (corruptToo ? Incompat.corrupt : 0n);
+  const { fields } = image.header;
+  if ((fields.incompatible_features & marks) === 0n) return;
+  await image.file.flush();
+  fields.incompatible_features &= ~marks;
+  await image.writeFields();
+  await image.file.flush();
+}
+
+/** Makes the refcounts of an image right that was open with lazy refcounts when it was lost. */
+export async function repairDirty(image: Qcow2Image): Promise<void> {
+  const result = await runCheck(image, {
+    fixLeaks: true,
+    fixErrors: true,
+    report: (line) => image.graph.warn(line),
+  });
+  if (result.checkErrors > 0) throw new BlockError('EIO');
+}

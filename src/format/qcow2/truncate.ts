@@ -1,0 +1,215 @@
+/** Changing the virtual size, with preallocation. Texts follow QEMU. */
+import type { TruncateOptions } from '../../block/driver.js';
+import { BlockError, prepend, withErrno } from '../../block/errors.js';
+import { zeroIov } from '../../block/request.js';
+import type { Preallocation } from '../../block/types.js';
+import { Iov } from '../../lib/iov.js';
+import { dataEntry, writeEntry } from './entry.js';
+import type { Qcow2Image } from './image.js';
+import { Autoclear } from './layout.js';
+import { readGuest } from './read.js';
+import { growL1, writableSlice } from './tables.js';
+import { clusterIndex, clustersFor, l1EntriesFor, roundUp } from './units.js';
+import { discardLocked, zeroLocked } from './zero.js';
+
+/** Guest bytes that one step of preallocation maps. */
+const PREALLOCATE_STEP = 64 * 1024 * 1024;
+
+/**
+ * Sets the virtual size. If it throws, the image has its old size; what was preallocated by then
+ * lies past its end or leaks. The caller tells the node about the new length.
+ */
+export async function truncateImage(
+  image: Qcow2Image,
+  bytes: number,
+  options: TruncateOptions,
+): Promise<void> {
+  if (bytes % 512 !== 0) throw new BlockError('EINVAL', 'The new size must be a multiple of 512');
+  const { snapshots, version, size } = image;
+  if (snapshots.length > 0 && version < 3) {
+    throw new BlockError('ENOTSUP', "Can't resize a v2 image which has snapshots");
+  }
+  if (bytes < size && options.prealloc !== 'off') {
+    throw new BlockError('EINVAL', "Preallocation can't be used for shrinking an image");
+  }
+  if (bytes > size) await clearTail(image, bytes, options.zeroFill);
+  await image.exclusive(async () => {
+    if (bytes < size) await shrink(image, bytes, options.exact);
+    else await grow(image, bytes, options);
+    image.size = bytes;
+    image.header.fields.size = bytes;
+    try {
+      await image.writeback.everything();
+      await image.file.flush();
+      await image.writeFields();
+      await image.file.flush();
+    } catch (e) {
+      image.size = size;
+      image.header.fields.size = size;
+      throw withErrno('Failed to update the image size', e);
+    }
+    if (bytes < size) await shrinkFile(image);
+  });
+}
+
+async function shrink(image: Qcow2Image, bytes: number, exact: boolean): Promise<void> {
+  const { g, size } = image;
+  const from = roundUp(bytes, g.clusterSize);
+  const to = roundUp(size, g.clusterSize);
+  try {
+    if (from < to) await discardLocked(image, from, to, 'always', true);
+  } catch (e) {
+    throw withErrno('Failed to discard cropped clusters', e);
+  }
+  try {
+    await dropL2Tables(image, l1EntriesFor(g, bytes));
+  } catch (e) {
+    throw withErrno('Failed to reduce the number of L2 tables', e);
+  }
+  if (image.hasDataFile && exact) {
+    try {
+      await image.dataFile.truncate(bytes, { exact: false });
+    } catch (e) {
+      throw prepend('Failed to resize underlying file: ', e);
+    }
+  }
+}
+
+/**
+ * What lies between the end of the disk and the end of its last subcluster reads as zeroes when the
+ * disk grows over it: neither what was cut off earlier nor the backing file may show there.
+ */
+async function clearTail(image: Qcow2Image, bytes: number, hidesBacking: boolean): Promise<void> {
+  const { g, size } = image;
+  const end = Math.min(roundUp(size, g.subclusterSize), bytes);
+  if (end <= size) return;
+  const tail = Iov.alloc(end - size);
+  await readGuest(image, size, tail);
+  const backed = hidesBacking && image.backing !== undefined && image.backing.size > size;
+  if (backed || !tail.isZero()) await image.writes.write(size, zeroIov(end - size));
+}
+
+/** L2 tables that map nothing any more are released; the L1 table keeps its length. */
+async function dropL2Tables(image: Qcow2Image, keep: number): Promise<void> {
+  const { l1, alloc, g, mapping, l2, file, snapshots } = image;
+  const event = file.debugEvent('l1_shrink_write_table');
+  if (event !== undefined) await event;
+  if (snapshots.some((s) => s.vmStateSize > 0)) return;
+  for (let i = l1.size - 1; i >= keep; i--) {
+    const offset = l1.l2Offset(i);
+    if (offset === 0) continue;
+    l1.set(i, 0);
+    l2.drop(offset, g.clusterSize);
+    alloc.free(offset, g.clusterSize, 'always');
+  }
+  mapping.forget();
+}
+
+/** Cuts the file behind the last cluster in use. Failure only costs space. */
+async function shrinkFile(image: Qcow2Image): Promise<void> {
+  const { g, refcounts, file, growth } = image;
+  try {
+    let last = clusterIndex(g, file.size - 1);
+    while (last > 0 && (await refcounts.get(last)) === 0) last--;
+    const end = (last + 1) * g.clusterSize;
+    if (end >= file.size) return;
+    await file.truncate(end, { exact: false });
+    growth.shrunk(end);
+    image.alloc.reset();
+  } catch (e) {
+    image.graph.warn(`Failed to truncate the tail of the image: ${(e as Error).message}`);
+  }
+}
+
+async function grow(image: Qcow2Image, bytes: number, options: TruncateOptions): Promise<void> {
+  const { g, size } = image;
+  try {
+    await growL1(image, l1EntriesFor(g, bytes), true);
+  } catch (e) {
+    throw withErrno('Failed to grow the L1 table', e);
+  }
+  if (image.hasDataFile) await growDataFile(image, bytes, options);
+  if (options.prealloc !== 'off') {
+    await preallocate(image, size, bytes, options.prealloc);
+  } else if (options.zeroFill && image.version >= 3 && bytes > size) {
+    try {
+      await zeroGrown(image, size, bytes);
+    } catch (e) {
+      throw withErrno('Failed to zero out the new area', e);
+    }
+  } else if (options.zeroFill && bytes > size && image.backing !== undefined) {
+    throw new BlockError('ENOTSUP', 'Failed to zero out the new area: Operation not supported');
+  }
+}
+
+/** Hides what the backing file has where the image grows. */
+async function zeroGrown(image: Qcow2Image, size: number, bytes: number): Promise<void> {
+  const { g } = image;
+  const from = roundUp(size, g.subclusterSize);
+  const to = roundUp(bytes, g.subclusterSize);
+  if (from < to) await zeroLocked(image, from, to, 0);
+}
+
+async function growDataFile(
+  image: Qcow2Image,
+  bytes: number,
+  options: TruncateOptions,
+): Promise<void> {
+  const raw = (image.header.fields.autoclear_features & Autoclear.dataFileRaw) !== 0n;
+  const { dataFile } = image;
+  // Without preallocation a data file grows as it is written, unless it must be a raw image.
+  if (options.prealloc === 'off' && !raw && !options.exact) return;
+  const prealloc = options.prealloc === 'metadata' ? 'off' : options.prealloc;
+  if (bytes <= dataFile.size && prealloc === 'off') return;
+  try {
+    await dataFile.truncate(Math.max(bytes, dataFile.size), { exact: false, prealloc });
+  } catch (e) {
+    throw prepend('Failed to resize underlying file: ', e);
+  }
+}
+
+/** Maps all of [from, to) to host clusters; `falloc` and `full` also store them. */
+async function preallocate(
+  image: Qcow2Image,
+  from: number,
+  to: number,
+  mode: Preallocation,
+): Promise<void> {
+  const { g } = image;
+  const before = image.growth.usedEnd;
+  let at = roundUp(from, g.clusterSize);
+  try {
+    while (at < to) at += await preallocateStep(image, at, Math.min(to, at + PREALLOCATE_STEP));
+  } catch (e) {
+    throw withErrno('Failed to allocate data clusters', e);
+  }
+  if (image.hasDataFile || image.growth.usedEnd <= before) return;
+  const prealloc = mode === 'metadata' ? 'off' : mode;
+  try {
+    if (image.growth.usedEnd > image.file.size) {
+      await image.file.truncate(image.growth.usedEnd, { exact: false, prealloc });
+    }
+  } catch (e) {
+    throw prepend('Failed to resize underlying file: ', e);
+  }
+}
+
+/** Maps unallocated clusters of one slice at most; returns the guest bytes it looked at. */
+async function preallocateStep(image: Qcow2Image, at: number, to: number): Promise<number> {
+  const { g, alloc, mapping, dataGrowth, writeback, l2 } = image;
+  if (l2.isPressed) await writeback.run();
+  const { index } = await writableSlice(image, at);
+  const count = Math.min(clustersFor(g, to - at), mapping.sliceEntries - index);
+  const host = image.hasDataFile ? at : await alloc.allocate(count);
+  const fresh = dataGrowth.take(host, count * g.clusterSize);
+  if (!fresh) await image.dataFile.writeZeroes(host, count * g.clusterSize);
+  const slice = await writableSlice(image, at);
+  const all = g.extendedL2 ? 0xffff_ffff : 0;
+  const bytes = g.l2EntrySize;
+  const live = l2.touch(slice.table, index * bytes, (index + count) * bytes);
+  for (let i = 0; i < count; i++) {
+    writeEntry(g, live.view, index + i, dataEntry(host + i * g.clusterSize, all));
+  }
+  writeback.noteAllocation(fresh);
+  return count * g.clusterSize;
+}
