@@ -327,7 +327,9 @@ export class FileInstance implements DriverInstance {
     const old = this.#flags;
     const change = writable !== this.#file.writable || direct !== this.#file.direct;
     // With the flags in place already, permissions are checked against the new mode.
-    const file = change ? await this.#openLocked(writable, direct, this.#lockState) : undefined;
+    // It takes its locks when it is put in place: until then the old one's hold, and new
+    // permissions, asked for in between, would run into locks of this very process.
+    const file = change ? await this.#init.openAgain(writable, direct) : undefined;
     this.#flags = flags;
     return {
       commit: async () => {
