@@ -118,7 +118,7 @@ export function compressedSpan(g: Geometry, hi: number, lo: number): CompressedS
   const hiBits = g.compressedOffsetBits - 32;
   const host = ((hi & (2 ** hiBits - 1)) >>> 0) * TWO32 + lo;
   const more = (hi & 0x3fff_ffff) >>> hiBits;
-  return { host, bytes: (more + 1) * 512 - (host % 512) };
+  return { host, bytes: (more + 1) * 512 - (lo % 512) };
 }
 
 /** Makes a compressed entry for `bytes` bytes at `host`. */

@@ -71,7 +71,7 @@ export function parseHeader(head: Uint8Array, purpose: HeaderPurpose): Qcow2Head
   checkCompressionType(fields);
   checkFeatures(fields, head, extEnd, purpose);
   checkWidths(fields, purpose);
-  checkTables(fields);
+  checkTables(fields, purpose);
   const extensions = parseExtensions(head, fields.header_length, extEnd, {
     version: fields.version,
     clusterSize,
@@ -171,7 +171,7 @@ function checkWidths(fields: HeaderRecord, purpose: HeaderPurpose): void {
   }
 }
 
-function checkTables(fields: HeaderRecord): void {
+function checkTables(fields: HeaderRecord, purpose: HeaderPurpose): void {
   const g = headerGeometry(fields);
   checkTable('Reference count table', g, {
     offset: fields.refcount_table_offset,
@@ -179,12 +179,8 @@ function checkTables(fields: HeaderRecord): void {
     entryBytes: 8,
     maxBytes: Limit.maxReftableBytes,
   });
-  checkTable('Snapshot table', g, {
-    offset: fields.snapshots_offset,
-    entries: fields.nb_snapshots,
-    entryBytes: 40,
-    maxBytes: 40 * Limit.maxSnapshots,
-  });
+  // A check tells what is wrong with the snapshot table itself, and cuts it.
+  if (!purpose.check) checkSnapshotTablePlace(fields);
   checkTable('Active L1 table', g, {
     offset: fields.l1_table_offset,
     entries: fields.l1_size,
@@ -197,6 +193,16 @@ function checkTables(fields: HeaderRecord): void {
   if (fields.size > Number.MAX_SAFE_INTEGER - 511) {
     throw new BlockError('EFBIG', 'Image is too big: its virtual size exceeds 2^53 - 512 bytes');
   }
+}
+
+/** Refuses a snapshot table that is too long or lies where none can. Throws BlockError. */
+export function checkSnapshotTablePlace(fields: HeaderRecord): void {
+  checkTable('Snapshot table', headerGeometry(fields), {
+    offset: fields.snapshots_offset,
+    entries: fields.nb_snapshots,
+    entryBytes: 40,
+    maxBytes: 40 * Limit.maxSnapshots,
+  });
 }
 
 /** Where a table lies, for `checkTable`. */

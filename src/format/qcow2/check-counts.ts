@@ -1,0 +1,86 @@
+/**
+ * References to host clusters, counted by `check`. Memory follows what is referenced, not the
+ * size of the file: a byte for each cluster in areas of 65536 clusters that hold any.
+ */
+
+/** Clusters of an area; its counts are allocated together. */
+const AREA_BITS = 16;
+const AREA = 1 << AREA_BITS;
+/** A byte of this value says that the count is in the map of large ones. */
+const LARGE = 255;
+
+/** Most clusters that `check` looks at: QEMU's limit, and that of the area list. */
+export const MAX_CHECK_CLUSTERS = 0x7fff_ffff;
+
+export class ClusterCounts {
+  readonly #areas: (Uint8Array | undefined)[] = [];
+  readonly #large = new Map<number, number>();
+  /** One past the highest cluster that was counted. */
+  end = 0;
+
+  /** How often cluster `index` is counted. */
+  get(index: number): number {
+    const area = this.#areas[index >>> AREA_BITS];
+    if (area === undefined) return 0;
+    const count = area[index & (AREA - 1)]!;
+    return count === LARGE ? (this.#large.get(index) ?? LARGE) : count;
+  }
+
+  set(index: number, count: number): void {
+    const area = this.#area(index);
+    if (count < LARGE) {
+      area[index & (AREA - 1)] = count;
+      this.#large.delete(index);
+    } else {
+      area[index & (AREA - 1)] = LARGE;
+      this.#large.set(index, count);
+    }
+    if (index >= this.end) this.end = index + 1;
+  }
+
+  /** Adds one reference if the count is below `max`; tells whether it was. */
+  increment(index: number, max: number): boolean {
+    const area = this.#areas[index >>> AREA_BITS];
+    if (area !== undefined && index < this.end) {
+      const at = index & (AREA - 1);
+      const count = area[at]!;
+      if (count < LARGE - 1 && count < max) {
+        area[at] = count + 1;
+        return true;
+      }
+    }
+    const count = this.get(index);
+    if (count >= max) return false;
+    this.set(index, count + 1);
+    return true;
+  }
+
+  /** The first cluster at or after `index` whose area holds any count; `end` if none does. */
+  nextUsedArea(index: number): number {
+    let at = index;
+    while (at < this.end && this.#areas[at >>> AREA_BITS] === undefined) {
+      at = ((at >>> AREA_BITS) + 1) * AREA;
+    }
+    return Math.min(at, Math.max(this.end, index));
+  }
+
+  #area(index: number): Uint8Array {
+    const at = index >>> AREA_BITS;
+    return (this.#areas[at] ??= new Uint8Array(AREA));
+  }
+}
+
+/** A set of clusters, as bits in areas that are allocated when needed. */
+export class ClusterSet {
+  readonly #areas: (Uint8Array | undefined)[] = [];
+
+  has(index: number): boolean {
+    const area = this.#areas[index >>> AREA_BITS];
+    return area !== undefined && (area[(index & (AREA - 1)) >>> 3]! & (1 << (index & 7))) !== 0;
+  }
+
+  add(index: number): void {
+    const area = (this.#areas[index >>> AREA_BITS] ??= new Uint8Array(AREA / 8));
+    area[(index & (AREA - 1)) >>> 3]! |= 1 << (index & 7);
+  }
+}

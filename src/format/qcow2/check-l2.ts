@@ -1,0 +1,152 @@
+/** One L2 table under `check`: its entries' rules, references and statistics. */
+import type { L2Judge } from './check-run.js';
+import { compressedSpan, entryHex, entryOffset } from './entry.js';
+import { Entry } from './layout.js';
+
+/** Statistics of an L2 table, in clusters. */
+export interface L2Statistics {
+  allocated: number;
+  fragmented: number;
+  compressed: number;
+}
+
+/** Takes the references of entries; `hex` is the offset for messages, where it is not exact. */
+export type RangeCounter = (offset: number, bytes: number, hex?: string) => void;
+
+export class L2Walk {
+  readonly #judge: L2Judge;
+  readonly #view: DataView;
+  readonly #count: RangeCounter;
+  readonly #dataFile: boolean;
+  readonly statistics: L2Statistics = { allocated: 0, fragmented: 0, compressed: 0 };
+  /** Entries that were changed in the table and have to be written. */
+  readonly repaired: number[] = [];
+  /** Where the next data cluster is when the disk is not fragmented. */
+  #nextContiguous = 0;
+
+  constructor(judge: L2Judge, view: DataView, count: RangeCounter) {
+    this.#judge = judge;
+    this.#view = view;
+    this.#count = count;
+    this.#dataFile = judge.hasDataFile;
+  }
+
+  /** Walks all entries. */
+  all(): void {
+    const { l2Entries, l2EntrySize } = this.#judge.g;
+    const view = this.#view;
+    for (let i = 0; i < l2Entries; i++) {
+      const hi = view.getUint32(i * l2EntrySize);
+      const lo = view.getUint32(i * l2EntrySize + 4);
+      if ((hi | lo) !== 0 || l2EntrySize === 16) this.#entry(i, hi, lo);
+    }
+  }
+
+  #entry(index: number, hi: number, lo: number): void {
+    if ((hi & Entry.compressedHi) !== 0) {
+      this.#compressed(index, hi, lo);
+      return;
+    }
+    if ((hi & Entry.l2ReservedHi) !== 0 || (lo & Entry.l2ReservedLo) !== 0) {
+      this.#judge.corrupt(`ERROR found l2 entry with reserved bits set: ${entryHex(hi, lo)}`);
+    }
+    const { extendedL2 } = this.#judge.g;
+    const zero = !extendedL2 && (lo & Entry.zeroLo) !== 0;
+    const offset = entryOffset(hi, lo);
+    const isHere = offset !== 0 || (!zero && this.#dataFile && (hi & Entry.copiedHi) !== 0);
+    if (isHere) this.#standard(index, offset, zero);
+    else if (extendedL2) this.#unallocated(index);
+  }
+
+  #compressed(index: number, hi: number, lo: number): void {
+    const judge = this.#judge;
+    const span = compressedSpan(judge.g, hi, lo);
+    const at = this.#compressedHex(hi, lo);
+    const shown = entryHex((hi & ~Entry.copiedHi) >>> 0, lo);
+    if ((hi & Entry.copiedHi) !== 0) {
+      judge.corrupt(
+        `ERROR: coffset=0x${at}: copied flag must never be set for compressed clusters`,
+      );
+    }
+    if (this.#dataFile) {
+      judge.corrupt(`ERROR compressed cluster ${index} with data file, entry=0x${shown}`);
+      return;
+    }
+    if (judge.g.extendedL2 && this.#bitmapHex(index) !== '0') {
+      judge.corrupt(
+        `ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, ` +
+          `entry=0x${shown}`,
+      );
+      return;
+    }
+    this.#count(span.host, span.bytes, at);
+    this.statistics.allocated++;
+    this.statistics.compressed++;
+    // Compressed clusters lie wherever there was room, so each counts as fragmented.
+    this.statistics.fragmented++;
+  }
+
+  /** The host offset of a compressed cluster, exact where a number would be rounded. */
+  #compressedHex(hi: number, lo: number): string {
+    const mask = 2 ** (this.#judge.g.compressedOffsetBits - 32) - 1;
+    return entryHex((hi & mask) >>> 0, lo);
+  }
+
+  /** A data cluster or a preallocated zero cluster. */
+  #standard(index: number, offset: number, zero: boolean): void {
+    const judge = this.#judge;
+    const { clusterSize } = judge.g;
+    if (judge.g.extendedL2 && this.#hasBadBitmap(index)) {
+      judge.corrupt(
+        `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster ` +
+          'allocation bitmap',
+      );
+    }
+    if (offset % clusterSize !== 0) {
+      const hasData = judge.g.extendedL2 ? this.#view.getUint32(index * 16 + 12) !== 0 : !zero;
+      if (!this.#unaligned(index, offset, hasData)) return;
+    }
+    const statistics = this.statistics;
+    statistics.allocated++;
+    if (this.#nextContiguous !== 0 && offset !== this.#nextContiguous) statistics.fragmented++;
+    this.#nextContiguous = offset + clusterSize;
+    if (!this.#dataFile) this.#count(offset, clusterSize);
+  }
+
+  /** An entry off the cluster boundary; whether it still refers to a cluster. */
+  #unaligned(index: number, offset: number, hasData: boolean): boolean {
+    const judge = this.#judge;
+    const at = offset.toString(16);
+    if (hasData) {
+      judge.corrupt(`ERROR offset=${at}: Data cluster is not properly aligned; L2 entry corrupted.`);
+      return true;
+    }
+    const what = judge.fixErrors ? 'Repairing' : 'ERROR';
+    judge.corrupt(
+      `${what} offset=${at}: Preallocated cluster is not properly aligned; L2 entry corrupted.`,
+    );
+    if (!judge.fixErrors) return true;
+    // The cluster reads the same without the preallocation.
+    this.#view.setUint32(index * judge.g.l2EntrySize, 0);
+    this.#view.setUint32(index * judge.g.l2EntrySize + 4, judge.g.extendedL2 ? 0 : Entry.zeroLo);
+    this.repaired.push(index);
+    return false;
+  }
+
+  #unallocated(index: number): void {
+    const at = index * 16;
+    if (this.#view.getUint32(at + 12) !== 0) {
+      this.#judge.corrupt('ERROR: Unallocated cluster has non-zero subcluster allocation map');
+    }
+  }
+
+  #hasBadBitmap(index: number): boolean {
+    const at = index * 16;
+    return (this.#view.getUint32(at + 8) & this.#view.getUint32(at + 12)) !== 0;
+  }
+
+  #bitmapHex(index: number): string {
+    const at = index * 16;
+    return entryHex(this.#view.getUint32(at + 8), this.#view.getUint32(at + 12));
+  }
+}
