@@ -45,6 +45,9 @@ describe('tidy accepts', () => {
       'src/lib/a.ts':
         `// import x from 'node:fs';\n/* from '../block/x.js' */\n` + `export const s = "a";\n`,
     },
+    "functions of one's own with names that Node has too": {
+      'src/job/a.ts': 'export const process = (x: number) => x;\nprocess(1);\n',
+    },
     'a long line with an exception': {
       'src/lib/a.ts': `export const s = '${'x'.repeat(100)}';\n`,
       'tools/tidy-exceptions.json':
@@ -106,6 +109,7 @@ describe('tidy refuses', () => {
     ['an import without .js', 'src/lib/a.ts', importing('./b'), 'does not end in .js'],
     ['an unknown folder', 'src/helpers/a.ts', 'export {};\n', 'not in the table'],
     ['Buffer in the core', 'src/lib/a.ts', 'export const b = Buffer.from([]);\n', 'node-name'],
+    ['process in the core', 'src/job/a.ts', 'export const p = process.pid;\n', 'node-name'],
     ['a long line', 'test/a.ts', `// ${'x'.repeat(98)}\n`, 'line-length: 101 columns'],
     ['a long file', 'native/a.cc', '//\n'.repeat(600), 'file-length: 600 lines'],
     ['a leftover mark', 'src/lib/a.ts', `// ${fixme}: later\n`, 'mark'],

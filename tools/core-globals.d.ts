@@ -41,4 +41,5 @@ declare class URLSearchParams {
   getAll(name: string): string[];
   has(name: string): boolean;
   forEach(callback: (value: string, name: string) => void): void;
+  [Symbol.iterator](): IterableIterator<[string, string]>;
 }

@@ -131,7 +131,7 @@ function checkImports(file, code, report) {
     if (breach !== undefined) report(line, 'import', breach);
   }
   if (NODE_AREAS.has(place.area)) return;
-  const nodeName = /(?<![.\w$'"])(Buffer|process|__dirname|setImmediate)\b[.(<]/g;
+  const nodeName = /(?<![.\w$'"])(Buffer(?=[.<])|process(?=\.)|setImmediate(?=\()|__dirname)/g;
   for (const match of code.matchAll(nodeName)) {
     report(lineAt(code, match.index), 'node-name', `${match[1]} outside src/host/node, src/tool`);
   }
