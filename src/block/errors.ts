@@ -67,9 +67,15 @@ export function withErrno(prefix: string, cause: unknown): BlockError {
   return new BlockError(errorCode(cause), `${prefix}: ${errorText(cause)}`, { cause });
 }
 
+/** The advice that an error carries for lines after its message. */
+export function hintOf(e: unknown): string | undefined {
+  if (typeof e !== 'object' || e === null || !('hint' in e)) return undefined;
+  return typeof e.hint === 'string' ? e.hint : undefined;
+}
+
 /** `${prefix}${message of cause}`, keeping code and hint: QEMU's error_prepend. */
 export function prepend(prefix: string, cause: unknown): BlockError {
-  const hint = cause instanceof BlockError ? cause.hint : undefined;
+  const hint = hintOf(cause);
   return new BlockError(errorCode(cause), prefix + messageOf(cause), {
     cause,
     ...(hint === undefined ? {} : { hint }),

@@ -1,6 +1,7 @@
 /** File names: protocols in front of them, `json:` names, paths relative to an image. */
 import type { HostFiles } from '../host/file.js';
 import { formatJson } from '../lib/json-text.js';
+import { inQemuOrder } from '../lib/qdict-order.js';
 import type { NodeOptions } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockNode } from './node.js';
@@ -16,7 +17,7 @@ export function filenameOf(node: BlockNode): string {
   const exact = exactFilename(node);
   if (exact !== undefined) return exact;
   if (node.driver.kind !== 'protocol' && node.file === undefined) return '';
-  return `json:${formatJson(fullOptions(node))}`;
+  return `json:${formatJson(inQemuOrder(fullOptions(node)))}`;
 }
 
 /** A name that opens `node` as it is without options; undefined if only options can say it. */
@@ -38,6 +39,8 @@ export function exactFilename(node: BlockNode): string | undefined {
 /** Whether the backing chain differs from what the image itself names. */
 export function backingOverridden(node: BlockNode): boolean {
   const backing = node.backing?.node;
+  // Opened only to look at, the image has no backing node to compare with.
+  if (node.flags.noIo) return false;
   if (backing === undefined) {
     return node.autoBackingFile !== '' && node.explicitOptions['backing'] === null;
   }
@@ -48,7 +51,9 @@ export function backingOverridden(node: BlockNode): boolean {
 /** All options that make up the subtree below `node`. */
 export function fullOptions(node: BlockNode): NodeOptions {
   const out: NodeOptions = { driver: node.driver.name };
-  Object.assign(out, node.instance.strongOptions?.() ?? {});
+  const strong = node.instance.strongOptions?.() ?? {};
+  // As the user wrote them, where the user did: "64k" stays "64k".
+  for (const key of Object.keys(strong)) out[key] = node.explicitOptions[key] ?? strong[key];
   for (const child of node.children.values()) {
     if (child.name === 'backing') continue;
     out[child.name] = fullOptions(child.node);

@@ -59,9 +59,7 @@ function planned(node: BlockNode, inherited: OpenFlags, changed: NodeOptions): P
     if (child.name === 'backing') continue;
     const below = changed[child.name];
     const asFormat = node.driver.kind !== 'filter';
-    plan.push(
-      ...planned(child.node, storageFlags(flags, asFormat), isObject(below) ? below : {}),
-    );
+    plan.push(...planned(child.node, storageFlags(flags, asFormat), isObject(below) ? below : {}));
   }
   return plan;
 }

@@ -3,7 +3,7 @@ import type { Backend } from '../block/backend.js';
 import { BlockError, errorCode, errorText } from '../block/errors.js';
 import { chainStatus } from '../block/status.js';
 import type { ChainStatus } from '../block/types.js';
-import type { Host } from '../host/host.js';
+import type { Host, Hot } from '../host/host.js';
 import { Iov } from '../lib/iov.js';
 import type { OperationOptions } from './operation.js';
 import { ProgressMeter } from './operation.js';
@@ -168,23 +168,26 @@ class Comparison {
 
   /** Offset of the first difference in the piece. */
   async #check(piece: Piece): Promise<number | undefined> {
-    const { isZero } = this.#options.host.hot;
+    const { hot } = this.#options.host;
     const one = this.#take(piece.bytes);
     try {
       if (piece.work !== 'compare') {
         const which = piece.work === 'first' ? 0 : 1;
         await this.#read(which, piece.offset, one.bytes);
-        return isZero(one.bytes) ? undefined : piece.offset + firstNonZero(one.bytes, isZero);
+        return hot.isZero(one.bytes) ? undefined : piece.offset + firstNonZero(one.bytes, hot);
       }
       const two = this.#take(piece.bytes);
-      const reads = [this.#read(0, piece.offset, one.bytes), this.#read(1, piece.offset, two.bytes)];
+      const reads = [
+        this.#read(0, piece.offset, one.bytes),
+        this.#read(1, piece.offset, two.bytes),
+      ];
       try {
         await Promise.all(reads);
       } finally {
         await Promise.allSettled(reads);
         this.#buffers.push(two.buffer);
       }
-      const at = firstDifference(one.bytes, two.bytes, this.#options.host.hot.equal);
+      const at = firstDifference(one.bytes, two.bytes, hot);
       return at === undefined ? undefined : piece.offset + at;
     } finally {
       this.#buffers.push(one.buffer);
@@ -212,7 +215,15 @@ class Comparison {
 }
 
 function alike(a: ChainStatus, b: ChainStatus): boolean {
-  return a.data === b.data && a.zero === b.zero && a.allocated === b.allocated;
+  return (
+    a.data === b.data &&
+    a.zero === b.zero &&
+    a.allocated === b.allocated &&
+    a.compressed === b.compressed &&
+    (a.offset === undefined) === (b.offset === undefined) &&
+    // Where the run reaches the image's end is part of the status, too.
+    a.eof === b.eof
+  );
 }
 
 function workOf(a: ChainStatus, b: ChainStatus): Work {
@@ -237,19 +248,15 @@ function* split(start: number, end: number, work: Work): Generator<Piece> {
 }
 
 /** Offset of the first sector of `b` that is not zero, given that there is one. */
-function firstNonZero(b: Uint8Array, isZero: (b: Uint8Array) => boolean): number {
+function firstNonZero(b: Uint8Array, hot: Hot): number {
   let at = 0;
-  while (isZero(b.subarray(at, at + SECTOR))) at += SECTOR;
+  while (hot.isZero(b.subarray(at, at + SECTOR))) at += SECTOR;
   return at;
 }
 
 /** Offset of the first sector in which the two differ. */
-function firstDifference(
-  a: Uint8Array,
-  b: Uint8Array,
-  equal: ((a: Uint8Array, b: Uint8Array) => boolean) | undefined,
-): number | undefined {
-  if (equal?.(a, b) === true) return undefined;
+function firstDifference(a: Uint8Array, b: Uint8Array, hot: Hot): number | undefined {
+  if (hot.equal?.(a, b) === true) return undefined;
   const words = Math.floor(a.byteLength / 4);
   const left = new Int32Array(a.buffer, a.byteOffset, words);
   const right = new Int32Array(b.buffer, b.byteOffset, words);

@@ -10,11 +10,10 @@ import type { Backend } from '../block/backend.js';
 import { createImage, prepareCreate } from '../block/create.js';
 import type { NodeOptions, OpenFlags } from '../block/driver.js';
 import { BlockError, prepend } from '../block/errors.js';
-import { isNotSupported } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
 import { defaultFlags } from '../block/node-options.js';
 import type { BlockNode } from '../block/node.js';
-import { nodeStatus, skipFilters } from '../block/status.js';
+import { skipFilters } from '../block/status.js';
 import type { CacheMode } from '../block/types.js';
 import { Req } from '../block/types.js';
 import { Iov } from '../lib/iov.js';
@@ -148,7 +147,8 @@ async function makeTarget(options: ConvertOptions): Promise<Made> {
   if (hasBacking && sources.length > 1) {
     throw new BlockError(
       'EINVAL',
-      'Having a backing file for the target makes no sense when concatenating multiple input images',
+      'Having a backing file for the target makes no sense when concatenating ' +
+        'multiple input images',
     );
   }
   if (options.compress === true) checkCompression(driver.compresses === true, values);
@@ -252,7 +252,7 @@ function powerBelow(bytes: number): number {
   return power;
 }
 
-/** Whether the target reads as zeroes wherever nothing is written; makes it so where that is cheap. */
+/** Whether the target reads as zeroes wherever nothing is written. */
 async function readsAsZero(
   options: ConvertOptions,
   target: Backend,
@@ -260,17 +260,7 @@ async function readsAsZero(
 ): Promise<boolean> {
   if (hasBacking) return false;
   if (options.target.isZero === true) return true;
-  const { node } = target;
-  if (options.target.exists !== true && (await hasZeroInit(node))) return true;
-  if (!node.flags.unmap || node.instance.writeZeroes === undefined) return false;
-  if (((node.instance.zeroFlags ?? 0) & Req.mayUnmap) === 0) return false;
-  try {
-    await zeroAll(target);
-    return true;
-  } catch (e) {
-    if (isNotSupported(e)) return false;
-    throw e;
-  }
+  return options.target.exists !== true && hasZeroInit(target.node);
 }
 
 /** Whether a new image of this kind is known to read as zeroes. */
@@ -279,15 +269,4 @@ export async function hasZeroInit(node: BlockNode): Promise<boolean> {
   if (node.instance.hasZeroInit !== undefined) return node.instance.hasZeroInit();
   const below = skipFilters(node);
   return below !== node && hasZeroInit(below);
-}
-
-/** Zeroes what is not known to be zero; ENOTSUP where that would mean writing. */
-async function zeroAll(target: Backend): Promise<void> {
-  const { node } = target;
-  for (let at = 0; at < target.size;) {
-    const status = await nodeStatus(node, at, target.size - at, true);
-    const bytes = status.bytes === 0 ? target.size - at : status.bytes;
-    if (!status.zero) await target.writeZeroes(at, bytes, Req.mayUnmap | Req.noFallback);
-    at += bytes;
-  }
 }

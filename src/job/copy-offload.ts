@@ -24,25 +24,17 @@ export async function offload(
   bytes: number,
 ): Promise<number> {
   const read = await storedAt(source.node, from, bytes);
-  const write = plainFile(target.node);
-  const copy = write?.instance.copyRange;
-  if (read === undefined || write === undefined || copy === undefined) {
-    throw new BlockError('ENOTSUP');
-  }
-  if (write.driver !== read.node.driver) throw new BlockError('ENOTSUP');
+  const write = skipFilters(target.node);
+  if (read === undefined || write.instance.copyRange === undefined) throw new BlockError('ENOTSUP');
   const n = Math.min(bytes, read.bytes);
-  const done = await copy.call(write.instance, read.node.instance, read.offset, to, n, 0);
-  write.noteWritten(to, done);
+  const done = await write.instance.copyRange(read.node.instance, read.offset, to, n, 0);
   if (done <= 0) throw new BlockError('ENOTSUP');
+  write.noteWritten(to, done);
   return done;
 }
 
 /** Where a run of an image lies plainly in a protocol node. */
-async function storedAt(
-  top: BlockNode,
-  offset: number,
-  bytes: number,
-): Promise<Place | undefined> {
+async function storedAt(top: BlockNode, offset: number, bytes: number): Promise<Place | undefined> {
   let node = skipFilters(top);
   let at = offset;
   let run = bytes;
@@ -56,13 +48,4 @@ async function storedAt(
     run = status.bytes;
   }
   return { node, offset: at, bytes: run };
-}
-
-/** The file of a raw image that begins where the file begins. */
-function plainFile(top: BlockNode): BlockNode | undefined {
-  const node = skipFilters(top);
-  if (node.driver.kind === 'protocol') return node;
-  if (node.driver.name !== 'raw') return undefined;
-  if (Object.keys(node.instance.strongOptions?.() ?? {}).length > 0) return undefined;
-  return node.file?.node;
 }

@@ -156,7 +156,8 @@ export class CopyPlan {
       return await chainStatus(top, base, offset, bytes);
     } catch (e) {
       if (this.#options.salvage !== true) {
-        const text = `error while reading block status at offset ${String(offset)}: ${errorText(e)}`;
+        const where = `error while reading block status at offset ${String(offset)}`;
+        const text = `${where}: ${errorText(e)}`;
         throw new BlockError(errorCode(e), text, { cause: e });
       }
     }

@@ -161,13 +161,13 @@ export class Copy {
       this.#giveSlot(slot);
       if (this.#inFlight === 0) this.#idle?.();
     };
-    this.#process(piece, slot).then(done, (e: unknown) => {
+    this.#carryOut(piece, slot).then(done, (e: unknown) => {
       this.#fail(e);
       done();
     });
   }
 
-  async #process(piece: Piece, slot: Slot): Promise<void> {
+  async #carryOut(piece: Piece, slot: Slot): Promise<void> {
     const { outOfOrder, rate } = this.#options;
     const before = this.#turn;
     let pass = (): void => undefined;
@@ -257,7 +257,7 @@ export class Copy {
       map.blocks = Math.ceil((bytes.byteLength + skew) / block);
       map.zero.fill(0, 0, map.blocks);
     } else {
-      scanZeroes(map, bytes, block, skew, host.hot.isZero);
+      scanZeroes(map, bytes, block, skew, host.hot);
       if (compressCluster === undefined) dropShortZeroRuns(map, Math.ceil(minSparse / block));
     }
     const writes: Promise<void>[] = [];

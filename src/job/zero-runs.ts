@@ -5,6 +5,7 @@
  * at a few bytes of a block first, so that data costs a cache line or two per block and only
  * zeroes cost a look at each byte.
  */
+import type { Hot } from '../host/host.js';
 
 /** Block map of one buffer, reused from buffer to buffer. */
 export interface ZeroMap {
@@ -28,13 +29,13 @@ export function scanZeroes(
   bytes: Uint8Array,
   blockBytes: number,
   skew: number,
-  isZero: (b: Uint8Array) => boolean,
+  hot: Pick<Hot, 'isZero'>,
 ): void {
   const { zero } = map;
   const end = bytes.byteLength;
   let blocks = 0;
   let zeroBlocks = 0;
-  if (isZero(bytes)) {
+  if (hot.isZero(bytes)) {
     map.blocks = map.zeroBlocks = Math.ceil((end + skew) / blockBytes);
     zero.fill(1, 0, map.blocks);
     return;
@@ -46,7 +47,7 @@ export function scanZeroes(
       bytes[at] === 0 &&
       bytes[stop - 1] === 0 &&
       bytes[(at + stop) >>> 1] === 0 &&
-      isZero(bytes.subarray(at, stop));
+      hot.isZero(bytes.subarray(at, stop));
     zero[blocks++] = is ? 1 : 0;
     if (is) zeroBlocks++;
   }

@@ -1,7 +1,7 @@
 /** Opening images as a tool's options say: `-f`, `--image-opts`, `-U`, `-t`, `--object`. */
 import type { Backend } from '../block/backend.js';
 import type { NodeOptions, OpenFlags } from '../block/driver.js';
-import { prepend } from '../block/errors.js';
+import { BlockError, prepend } from '../block/errors.js';
 import { BlockGraph } from '../block/graph.js';
 import { defaultFlags } from '../block/node-options.js';
 import type { CacheMode } from '../block/types.js';
@@ -84,6 +84,9 @@ export async function openImage(
     ...(how.cache === undefined ? {} : { cache: how.cache }),
   };
   try {
+    if (filename === '') {
+      throw new BlockError('EINVAL', "The 'file' block driver requires a file name");
+    }
     return await graph.openBackend({ filename, options: { ...options, ...how.options }, flags });
   } catch (e) {
     throw prepend(`Could not open '${image.name}': `, e);

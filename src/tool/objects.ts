@@ -43,7 +43,9 @@ export class ToolObjects {
     if (typeof id !== 'string') throw new OptionError("Parameter 'id' is missing");
     optIdentifier('id', id);
     if (this.#ids.has(id)) {
-      throw new OptionError(`attempt to add duplicate property '${id}' to object (type 'container')`);
+      throw new OptionError(
+        `attempt to add duplicate property '${id}' to object (type 'container')`,
+      );
     }
     if (kind === 'secret') {
       const from = isJsonArgument(text) ? 'qmp' : 'keyval';
@@ -67,7 +69,8 @@ export class ToolObjects {
     if (key.byteLength !== 32) {
       throw new BlockError('EINVAL', 'Key should be 32 bytes in length');
     }
-    if (options.iv === undefined) throw new BlockError('EINVAL', 'IV is required to decrypt secret');
+    if (options.iv === undefined)
+      throw new BlockError('EINVAL', 'IV is required to decrypt secret');
     const iv = Buffer.from(options.iv, 'base64');
     if (iv.byteLength !== 16) throw new BlockError('EINVAL', 'IV should be 16 bytes in length');
     const decipher = createDecipheriv('aes-256-cbc', key, iv);
@@ -96,10 +99,15 @@ function readStored(options: SecretOptions): Uint8Array {
       return new Uint8Array(readFileSync(file));
     } catch (e) {
       const cause = toHostError(e);
-      throw new BlockError(cause.code, `Unable to read ${file}: Failed to open file “${file}”: ${errorText(cause)}`, { cause });
+      throw new BlockError(
+        cause.code,
+        `Unable to read ${file}: Failed to open file “${file}”: ${errorText(cause)}`,
+        { cause },
+      );
     }
   }
-  if (data === undefined) throw new BlockError('EINVAL', "Either 'file' or 'data' must be provided");
+  if (data === undefined)
+    throw new BlockError('EINVAL', "Either 'file' or 'data' must be provided");
   return new TextEncoder().encode(data);
 }
 

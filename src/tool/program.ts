@@ -1,8 +1,7 @@
 /** What a tool's command needs of its surroundings: the name it was called by, and its outputs. */
-import { BlockError, messageOf } from '../block/errors.js';
+import { hintOf, messageOf } from '../block/errors.js';
 import { GetoptError } from '../options/getopt.js';
-import { OptionError } from '../options/option-error.js';
-import { ProcessOutput } from './io/output.js';
+import type { IoOutput } from './io/output.js';
 
 /** Wrong use of the command line; status 1. */
 export class UsageError extends Error {
@@ -37,9 +36,9 @@ export class Program {
   readonly name: string;
   /** As in usage lines: with the subcommand. */
   commandName: string;
-  readonly output: ProcessOutput;
+  readonly output: IoOutput;
 
-  constructor(name: string, output: ProcessOutput) {
+  constructor(name: string, output: IoOutput) {
     this.name = name;
     this.commandName = name;
     this.output = output;
@@ -79,8 +78,7 @@ export class Program {
       if (!e.told) this.error(e.message, e.hint);
       return e.status;
     }
-    const hint = e instanceof BlockError || e instanceof OptionError ? e.hint : undefined;
-    this.error(messageOf(e), hint);
+    this.error(messageOf(e), hintOf(e));
     if (process.env['VDISK_DEBUG'] !== undefined && e instanceof Error) {
       this.output.err(`${e.stack ?? ''}\n`);
     }

@@ -18,7 +18,7 @@ const FRAME_MS = 100;
 export interface ProgressShow {
   /** To be called with news; cheap enough for each piece of work. */
   update(progress: Progress): void;
-  /** Ends the line; `complete`: all was done. */
+  /** Ends the line; `complete`: shows first that all was done. */
   end(complete: boolean): void;
 }
 
@@ -48,7 +48,7 @@ function percentText(program: Program): ProgressShow {
   return {
     update(progress) {
       const value = percent(progress);
-      if (value >= shown + STEP_PERCENT) show(value);
+      if (value >= shown + STEP_PERCENT || (value === 100 && shown < 100)) show(value);
     },
     end(complete) {
       if (complete) show(100);

@@ -39,7 +39,9 @@ const spec = command({
   },
 });
 
-const usage = ['[-f FMT | --image-opts] [-r leaks|all] [-T CACHE] [-U] [--output human|json] FILENAME'];
+const usage = [
+  '[-f FMT | --image-opts] [-r leaks|all] [-T CACHE] [-U] [--output human|json] FILENAME',
+];
 
 interface Asked {
   name: string;

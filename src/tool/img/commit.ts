@@ -11,7 +11,8 @@ import { showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { ImgCommand } from './options.js';
-import { checkImageOpts, commandArguments, oneOperand, shared, sizeArgument } from './options.js';
+import { checkImageOpts, commandArguments, oneOperand, shared } from './options.js';
+import { sizeArgument } from './options.js';
 
 const spec = command({
   name: 'commit',
@@ -19,8 +20,8 @@ const spec = command({
   operands: 'FILENAME',
   completeOperand: 'file',
   doc:
-    'Afterwards FILENAME is empty and shows the same as before. With -b, images between BASE and\n' +
-    'FILENAME are not valid any more, and FILENAME keeps its data.',
+    'Afterwards FILENAME is empty and shows the same as before. With -b, images between\n' +
+    'BASE and FILENAME are not valid any more, and FILENAME keeps its data.',
   options: {
     help: shared.help,
     quiet: shared.quiet,

@@ -137,9 +137,7 @@ async function compareOpen(
   const say = (text: string): void => {
     if (!asked.quiet) program.print(text);
   };
-  let complete = false;
   try {
-    if (a.size !== b.size && !asked.strict) say('Warning: Image size mismatch!\n');
     const result = await compareImages(a, b, {
       host: nodeHost(),
       strict: asked.strict,
@@ -149,15 +147,15 @@ async function compareOpen(
         show.update(progress);
       },
     });
+    if ('sizesDiffer' in result && result.sizesDiffer) say('Warning: Image size mismatch!\n');
     say(`${resultText(result)}\n`);
-    complete = result.outcome === 'equal';
-    return complete ? 0 : DIFFERENT;
+    return result.outcome === 'equal' ? 0 : DIFFERENT;
   } catch (e) {
     const status = interrupts.status();
     if (status !== undefined) throw new Failure(undefined, status);
     throw e;
   } finally {
-    show.end(complete);
+    show.end(false);
     await b.close();
     await a.close();
     interrupts.dispose();

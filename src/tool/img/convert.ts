@@ -207,12 +207,7 @@ type FlagKey =
   | 'targetImageOpts';
 
 type TextKey =
-  | 'format'
-  | 'outputFormat'
-  | 'sourceCache'
-  | 'cache'
-  | 'backingFile'
-  | 'backingFormat';
+  'format' | 'outputFormat' | 'sourceCache' | 'cache' | 'backingFile' | 'backingFormat';
 
 /** Sets one option; returns true when it was one that holds a plain text or a flag. */
 function setPlain(asked: Asked, key: string, value: string): void {
@@ -230,7 +225,7 @@ function setPlain(asked: Asked, key: string, value: string): void {
   else asked[key as FlagKey] = true;
 }
 
-const MAX_SPARSE = 2 * 1024 * 1024 * 1024;
+const MAX_SPARSE = 16 * 1024 * 1024;
 const MAX_PARALLEL = 16;
 
 /** `-S`: rounded to sectors; QEMU's bounds and words. */
@@ -262,8 +257,8 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     } else if (key === 'object') await objects.add(value);
     else setPlain(asked, key, value);
   }
-  if (asked.outputFormat === undefined && !asked.targetImageOpts) asked.outputFormat = 'raw';
-  checkCombination(program, asked);
+  checkCombination(asked);
+  if (!asked.targetImageOpts) asked.outputFormat ??= 'raw';
   if (hasHelp(asked.optionTexts.join(','))) {
     if (asked.outputFormat === undefined) {
       throw new Failure('Option help requires a format be specified');
@@ -279,7 +274,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
 }
 
 /** Combinations that make no sense, in qemu-img's words. */
-function checkCombination(program: Program, asked: Asked): void {
+function checkCombination(asked: Asked): void {
   const fail = (text: string): never => {
     throw new Failure(text);
   };
@@ -291,12 +286,13 @@ function checkCombination(program: Program, asked: Asked): void {
     fail('Cannot enable copy offloading when -S is used');
   }
   if (asked.salvage && asked.copyRange) fail('Cannot use copy offloading in salvaging mode');
-  if (asked.imageOpts && asked.format !== undefined) {
+  const source = asked.imageOpts && asked.format !== undefined;
+  if (source || (asked.targetImageOpts && asked.outputFormat !== undefined)) {
     fail('--image-opts and --format are mutually exclusive');
   }
   if (asked.targetImageOpts && !asked.noCreate) fail('--target-image-opts requires use of -n flag');
   if (asked.noCreate && asked.optionTexts.length > 0) {
-    program.warning('-o has no effect when skipping image creation');
+    fail('-o has no effect when skipping image creation');
   }
   if (asked.targetIsZero && !asked.noCreate) fail('--target-is-zero requires use of -n flag');
 }

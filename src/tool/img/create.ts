@@ -17,8 +17,8 @@ const spec = command({
   operands: 'FILENAME [SIZE]',
   completeOperand: 'file',
   doc:
-    'SIZE is the virtual size in bytes, or with a suffix k, M, G, T, P. Without it the new image\n' +
-    'is as large as its backing file. An existing FILENAME is overwritten.',
+    'SIZE is the virtual size in bytes, or with a suffix k, M, G, T, P. Without it the new\n' +
+    'image is as large as its backing file. An existing FILENAME is overwritten.',
   options: {
     help: shared.help,
     quiet: shared.quiet,

@@ -37,7 +37,9 @@ const spec = command({
   },
 });
 
-const usage = ['[-f FMT | --image-opts] [-O FMT] [-U] [bs=SIZE] [count=N] [skip=N] if=INPUT of=OUTPUT'];
+const usage = [
+  '[-f FMT | --image-opts] [-O FMT] [-U] [bs=SIZE] [count=N] [skip=N] if=INPUT of=OUTPUT',
+];
 
 interface Asked {
   format: string | undefined;

@@ -30,8 +30,7 @@ export interface GraphInfo {
   readonly 'backing-filename-format': string | undefined;
   readonly snapshots: readonly SnapshotFacts[] | undefined;
   readonly 'format-specific':
-    | { readonly type: string; readonly data: Record<string, unknown> }
-    | undefined;
+    { readonly type: string; readonly data: Record<string, unknown> } | undefined;
   readonly children: readonly { readonly name: string; readonly info: GraphInfo }[];
 }
 
@@ -73,7 +72,10 @@ export async function graphInfo(node: BlockNode): Promise<GraphInfo> {
     'backing-filename-format':
       hasBacking && node.backingFormat !== '' ? node.backingFormat : undefined,
     snapshots: snapshots === undefined || snapshots.length === 0 ? undefined : snapshots,
-    'format-specific': facts?.formatSpecific,
+    // QMP has a type for facts about files, which holds none.
+    'format-specific':
+      facts?.formatSpecific ??
+      (node.driver.name === 'file' ? { type: 'file', data: {} } : undefined),
     children,
   };
 }

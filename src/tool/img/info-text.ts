@@ -2,7 +2,7 @@
 import { formatSize } from '../../lib/sizes.js';
 import { formatSpecificLines } from '../io/format-specific.js';
 import type { GraphInfo, SnapshotFacts } from './image-info.js';
-import { inQemuOrder } from './json.js';
+import { inQemuOrder } from '../../lib/qdict-order.js';
 
 /** The lines about an image and its children. */
 export function infoText(info: GraphInfo): string {
@@ -66,7 +66,7 @@ export function snapshotTable(snapshots: readonly SnapshotFacts[]): string[] {
   const row = (cells: readonly string[]): string => {
     const [id = '', tag = '', size = '', date = '', clock = '', icount = ''] = cells;
     return (
-      `${id.padEnd(7)} ${tag.padEnd(16)} ${size.padStart(8)} ${date.padStart(20)} ` +
+      `${id.padEnd(7)} ${tag.padEnd(16)} ${size.padStart(8)} ${date.padStart(19)} ` +
       `${clock.padStart(15)} ${icount.padStart(10)}`
     );
   };

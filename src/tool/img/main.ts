@@ -1,6 +1,7 @@
 /** `vdisk-img`: finds the subcommand and runs it. Subcommands are loaded when they are called. */
 import type { CommandSpec } from '../../options/getopt.js';
 import { command, formatOptions, readArgs } from '../../options/getopt.js';
+import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
 import { Program, UsageError } from '../program.js';
 import { isTerminal } from '../terminal.js';
@@ -154,10 +155,14 @@ function wrapped(words: readonly string[]): string[] {
 
 /**
  * Runs `vdisk-img ARGS`; resolves to the exit status when everything has been printed. `name`
- * stands before messages.
+ * stands before messages; `output` takes what is printed (default: this process's own).
  */
-export async function imgMain(name: string, args: readonly string[]): Promise<number> {
-  const program = new Program(name, new ProcessOutput(isTerminal(1)));
+export async function imgMain(
+  name: string,
+  args: readonly string[],
+  output: IoOutput = new ProcessOutput(isTerminal(1)),
+): Promise<number> {
+  const program = new Program(name, output);
   let status: number;
   try {
     status = await dispatch(program, args);

@@ -91,21 +91,21 @@ function nothing(start: number): MapExtent {
 }
 
 interface MapPrinter {
-  start(): void;
-  extent(extent: MapExtent): void;
-  end(): void;
-  flush(): void;
+  readonly start: () => void;
+  readonly extent: (extent: MapExtent) => void;
+  readonly end: () => void;
+  readonly flush: () => void;
 }
 
 /** Collects text so that a long map is few writes. */
-function collector(program: Program): { add(text: string): void; flush(): void } {
+function collector(program: Program): { add: (text: string) => void; flush: () => void } {
   let text = '';
   const flush = (): void => {
     program.print(text);
     text = '';
   };
   return {
-    add(more) {
+    add: (more) => {
       text += more;
       if (text.length > CHUNK) flush();
     },
@@ -118,7 +118,7 @@ function jsonPrinter(program: Program): MapPrinter {
   let first = true;
   return {
     start: () => add('['),
-    extent({ start, length, depth, present, zero, data, compressed, offset }) {
+    extent: ({ start, length, depth, present, zero, data, compressed, offset }) => {
       const where = offset === undefined ? '' : `, "offset": ${offset}`;
       const before = first ? '' : ',\n';
       add(
@@ -146,7 +146,7 @@ function humanPrinter(program: Program): MapPrinter {
   };
   return {
     start: () => row(['Offset', 'Length', 'Mapped to', 'File']),
-    extent({ start, length, zero, data, offset, file }) {
+    extent: ({ start, length, zero, data, offset, file }) => {
       if (!data || zero) return;
       if (offset === undefined) {
         throw new Failure('File contains external, encrypted or compressed clusters.');

@@ -82,7 +82,9 @@ export function* commandArguments<C extends CommandSpec>(
 
 /** The help of a subcommand: what it does, how it is written, its options. */
 export function helpText(program: Program, spec: CommandSpec, usage: readonly string[]): string {
-  const lines = usage.map((line, i) => `${i === 0 ? `  ${program.commandName} ` : '      '}${line}`);
+  const lines = usage.map(
+    (line, i) => `${i === 0 ? `  ${program.commandName} ` : '      '}${line}`,
+  );
   const doc = spec.doc === undefined ? '' : `\n${spec.doc}\n`;
   return (
     `${spec.name}: ${spec.summary}\n\nUsage:\n${lines.join('\n')}\n${doc}\n` +

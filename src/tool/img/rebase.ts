@@ -25,8 +25,8 @@ const spec = command({
   operands: 'FILENAME',
   completeOperand: 'file',
   doc:
-    'What the image shows does not change: what differs between the old and the new backing file\n' +
-    'is copied into it. With -u only the name of the backing file is changed.',
+    'What the image shows does not change: what differs between the old and the new backing\n' +
+    'file is copied into it. With -u only the name of the backing file is changed.',
   options: {
     help: shared.help,
     format: shared.format,

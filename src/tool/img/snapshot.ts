@@ -37,7 +37,9 @@ const spec = command({
   },
 });
 
-const usage = ['[-f FMT | --image-opts] [-U] [-l | -c SNAPSHOT | -a SNAPSHOT | -d SNAPSHOT] FILENAME'];
+const usage = [
+  '[-f FMT | --image-opts] [-U] [-l | -c SNAPSHOT | -a SNAPSHOT | -d SNAPSHOT] FILENAME',
+];
 
 type Action = 'list' | 'create' | 'apply' | 'delete';
 
