@@ -8,6 +8,7 @@ import type { NodeOptions, OpenFlags } from '../../block/driver.js';
 import { BlockError, prepend } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import { isObject, mergeOptions, nestOptions } from '../../block/node-options.js';
+import { reopenNode } from '../../block/reopen.js';
 import type { CacheMode } from '../../block/types.js';
 import { Perm } from '../../block/types.js';
 
@@ -78,6 +79,7 @@ export async function openImage(graph: BlockGraph, how: ImageHow): Promise<Backe
   try {
     const backend = how.snapshot ? await openOverlay(graph, how) : await openPlain(graph, how);
     backend.writeCache = how.cache.writeback;
+    if (how.copyOnRead) backend.node.copyOnReadUsers++;
     return backend;
   } catch (e) {
     const name = how.filename === undefined ? '' : ` device ${how.filename}`;
@@ -152,8 +154,8 @@ async function openOverlay(graph: BlockGraph, how: ImageHow): Promise<Backend> {
 /** Changes options and flags of an open image; what is not named stays as it is. */
 export async function reopenImage(
   backend: Backend,
-  _options: NodeOptions,
-  _flags: Partial<OpenFlags>,
+  options: NodeOptions,
+  flags: Partial<OpenFlags>,
 ): Promise<void> {
-  throw new BlockError('ENOTSUP', `Reopening '${backend.node.name}' is not supported`);
+  await reopenNode(backend.node, { options, flags });
 }

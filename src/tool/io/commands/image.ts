@@ -172,18 +172,19 @@ export const reopen: ImageCommand = {
       }
     });
     if (operands.length > 0) return refuseUsage(session, reopen, words[0] ?? '');
-    checkDoubles(session, asked);
     try {
+      // The next command that writes asks for the permission again.
       const { perm, shared } = backend.perms;
       if (asked.writable === false) {
         await session.drain();
         await backend.setPerms({ perm: perm & ~(Perm.write | Perm.writeUnchanged), shared });
       }
+      checkDoubles(session, asked);
       await reopenImage(backend, asked.options, flagsOf(asked));
       if (asked.cache !== undefined) backend.writeCache = asked.cache.writeback;
       return true;
     } catch (e) {
-      return session.error(e);
+      return e instanceof Refused ? false : session.error(e);
     }
   },
 };
