@@ -11,6 +11,7 @@
         "src/pool.c",
         "src/poll.c",
         "src/fileops.c",
+        "src/codec.c",
         "src/sync.c",
         "src/zero.c",
         "src/crc32c.c",

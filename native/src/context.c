@@ -3,14 +3,17 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* Bytes copied on the event loop's thread per batch; more goes to the pool's threads. */
 #define INLINE_BYTES (256 << 10)
 /* A lone request up to here is cheaper copied here than handed over. */
 #define INLINE_LONE_BYTES (1 << 20)
-/* A write inline that took longer shows that writers are being throttled: */
+/* A write inline that took longer may show that writers are being throttled; the next such
+ * within SUSPECT_NS, when the thread slept in it (and was not just preempted), proves it: */
 #define WRITE_SLOW_NS 4000000u
+#define SUSPECT_NS 100000000u
 /* then writes go to the pool for this long. */
 #define WRITE_PAUSE_NS 200000000u
 
@@ -49,15 +52,27 @@ static bool read_inline(struct engines *e, int slot) {
   return true;
 }
 
+/* How often this thread gave up the CPU by itself. */
+static long sleeps(void) {
+  struct rusage usage;
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+}
+
 /* A write into the page cache, unless such writes were seen to wait lately. */
 static bool write_inline(struct engines *e, int slot) {
   const struct slot *s = &e->sh->slots[slot];
   uint64_t before = now_ns();
   if (before < e->write_slow_until) return false;
-  int32_t res = run_slot((struct slot *)s, e->work[slot].iov);
+  bool suspect = before < e->write_suspect_until;
+  long slept = suspect ? sleeps() : 0;
+  ssize_t n = pwritev(s->fd, e->work[slot].iov, s->pieces, (off_t)s->offset);
+  int32_t res = n < 0 ? -errno : (int32_t)n;
   if (res == -EINTR) return false;
   uint64_t after = now_ns();
-  if (after - before > WRITE_SLOW_NS) e->write_slow_until = after + WRITE_PAUSE_NS;
+  if (after - before > WRITE_SLOW_NS) {
+    if (suspect && sleeps() > slept) e->write_slow_until = after + WRITE_PAUSE_NS;
+    e->write_suspect_until = after + SUSPECT_NS;
+  }
   complete(e, slot, res);
   return true;
 }
@@ -67,7 +82,7 @@ static void route(struct engines *e, int slot, bool tried) {
   bool transfer = s->op == OP_READ || s->op == OP_WRITE;
   bool cached = (e->sh->flags[slot] & F_CACHED) != 0;
   if (!transfer)
-    pool_push(e->pool, slot, s->op == OP_XTS ? LANE_BURNS : LANE_SLEEPS);
+    pool_push(e->pool, slot, s->op >= OP_XTS ? LANE_COMPUTES : LANE_SLEEPS);
   else if (cached && !tried)
     pool_push(e->pool, slot, LANE_BURNS);
   else if (s->engine == ENGINE_URING && e->uring && (s->op == OP_READ || !cached))
@@ -142,4 +157,5 @@ void engines_close(struct engines *e) {
   e->cq_count = 0;
   if (e->aio) aio_close(e->aio);
   if (e->pool) pool_close(e->pool);
+  codec_free();
 }

@@ -235,6 +235,12 @@ static napi_value xts(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* codecs(): bits of CODEC_ZLIB and CODEC_ZSTD */
+static napi_value which_codecs(napi_env env, napi_callback_info info) {
+  (void)info;
+  return number(env, codecs());
+}
+
 const struct export helper_exports[] = {
     {"addressOf", address_of},   {"allocateAligned", allocate_aligned},
     {"fileLimits", limits_of},   {"fileSize", size_of},
@@ -242,5 +248,6 @@ const struct export helper_exports[] = {
     {"extentAt", extent},        {"isZero", zero},
     {"crc32c", crc},             {"xtsKey", xts_key},
     {"xtsAddress", xts_address}, {"xtsCrypt", xts},
+    {"codecs", which_codecs},
 };
 const size_t helper_export_count = sizeof helper_exports / sizeof helper_exports[0];

@@ -1,9 +1,9 @@
 /*
  * Threads that run what would block the event loop.
  *
- * Two lanes: LANE_SLEEPS gets a thread per request (they wait for a device), LANE_BURNS
- * at most one per CPU (they copy from or to the page cache). A read in the second lane
- * that would have to wait moves to the first.
+ * Three lanes: LANE_SLEEPS gets a thread per request (they wait for a device), LANE_BURNS
+ * (copies from or to the page cache) and LANE_COMPUTES at most one per CPU each. A read in
+ * LANE_BURNS that would have to wait moves to LANE_SLEEPS.
  * Threads live until the context closes; it joins them.
  */
 #include "vdisk.h"
@@ -29,7 +29,7 @@ struct pool {
   struct engines *e;
   pthread_mutex_t lock;
   pthread_cond_t wake;
-  struct lane_queue lane[2];
+  struct lane_queue lane[LANES];
   int threads, idle, waking;
   bool looking;          /* one idle thread looks for work before it sleeps */
   struct polling look;   /* of that thread */
@@ -66,7 +66,7 @@ static int take(struct pool *p, enum lane lane) {
 /* Under the lock: how many more threads could work now. */
 static int wanted(const struct pool *p) {
   int n = 0;
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < LANES; i++) {
     const struct lane_queue *q = &p->lane[i];
     int room = q->limit - q->active;
     n += q->count < room ? q->count : room;
@@ -130,9 +130,10 @@ static void *work(void *arg) {
   struct pool *p = arg;
   pthread_mutex_lock(&p->lock);
   for (;;) {
-    enum lane lane = LANE_BURNS;
-    int slot = take(p, lane);
-    if (slot < 0) slot = take(p, lane = LANE_SLEEPS);
+    int slot = -1;
+    enum lane lane = 0;
+    while ((slot = take(p, lane)) < 0 && ++lane < LANES) {
+    }
     if (slot < 0) {
       if (p->closing) break;
       await_work(p);
@@ -147,6 +148,7 @@ static void *work(void *arg) {
     if (!done) append(p, slot, LANE_SLEEPS);
   }
   pthread_mutex_unlock(&p->lock);
+  codec_free();
   return NULL;
 }
 
@@ -165,9 +167,10 @@ struct pool *pool_open(struct engines *e, uint64_t poll_ns) {
   atomic_init(&p->queued, 0);
   polling_init(&p->look, poll_ns);
   long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-  for (int i = 0; i < 2; i++) p->lane[i] = (struct lane_queue){.head = -1, .tail = -1};
+  for (int i = 0; i < LANES; i++) p->lane[i] = (struct lane_queue){.head = -1, .tail = -1};
+  int few = cpus < 1 ? 1 : cpus > THREADS_MAX ? THREADS_MAX : (int)cpus;
   p->lane[LANE_SLEEPS].limit = THREADS_MAX;
-  p->lane[LANE_BURNS].limit = cpus < 1 ? 1 : cpus > THREADS_MAX ? THREADS_MAX : (int)cpus;
+  p->lane[LANE_BURNS].limit = p->lane[LANE_COMPUTES].limit = few;
   return p;
 }
 
@@ -210,7 +213,7 @@ void pool_submit(struct pool *p) {
   pthread_mutex_unlock(&p->lock);
   if (!stuck) return;
   /* Not even one thread: the loop does the work itself, late but complete (I2). */
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < LANES; i++)
     for (int slot; (slot = take(p, i)) >= 0; p->lane[i].active--)
       finish(p, slot, run_slot(&p->e->sh->slots[slot], p->e->work[slot].iov));
 }
@@ -239,7 +242,7 @@ void pool_close(struct pool *p) {
   pthread_mutex_lock(&p->lock);
   p->closing = true;
   /* What no thread has begun is not begun any more. */
-  for (int i = 0; i < 2; i++) p->lane[i].count = 0;
+  for (int i = 0; i < LANES; i++) p->lane[i].count = 0;
   pthread_cond_broadcast(&p->wake);
   pthread_mutex_unlock(&p->lock);
   for (int i = 0; i < p->threads; i++) pthread_join(p->ids[i], NULL);

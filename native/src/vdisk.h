@@ -51,6 +51,11 @@ enum op {
   OP_EXTENT,      /* result: bytes of the run, negative for a hole, 0: none */
   OP_XTS,         /* offset: bytes of a sector, arg1: key's address, arg2: first sector; fd:
                    1 to encrypt */
+  /* addr, bytes: input; arg1, arg2: address and size of the output; see codec.c for offset */
+  OP_DEFLATE,
+  OP_INFLATE,
+  OP_ZSTD_COMPRESS,
+  OP_ZSTD_DECOMPRESS,
 };
 
 enum engine { ENGINE_THREADS, ENGINE_AIO, ENGINE_URING };
@@ -116,6 +121,7 @@ struct engines {
   struct pool *pool;
   struct polling polling;
   uint64_t write_slow_until; /* ns; inline writes pause until then */
+  uint64_t write_suspect_until;
   uint64_t stats[S_COUNT];
 };
 
@@ -161,14 +167,23 @@ void aio_close(struct aio *a);
 /* pool.c */
 struct pool *pool_open(struct engines *e, uint64_t poll_ns);
 int pool_fd(const struct pool *p);
-/* Kinds of work: what may sleep in the kernel, and what only burns CPU. */
-enum lane { LANE_SLEEPS, LANE_BURNS };
+/* Kinds of work, first taken first: copies from and to the page cache, what may sleep in the
+ * kernel, and long computations. */
+enum lane { LANE_BURNS, LANE_SLEEPS, LANE_COMPUTES, LANES };
 void pool_push(struct pool *p, int slot, enum lane lane);
 void pool_submit(struct pool *p);
 void pool_reap(struct pool *p);
 void pool_woken(struct pool *p);
 bool pool_ready(const struct pool *p);
 void pool_close(struct pool *p);
+
+/* codec.c */
+enum { CODEC_ZLIB = 1, CODEC_ZSTD = 2 };
+/* Which are there. */
+int codecs(void);
+int32_t run_codec(struct slot *s);
+/* Frees what the calling thread keeps. */
+void codec_free(void);
 
 /* fileops.c: runs a slot on the calling thread; bytes or 0, else -errno */
 int32_t run_slot(struct slot *s, struct iovec *iov);

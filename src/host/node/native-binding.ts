@@ -2,10 +2,11 @@
  * The native addon: its functions as types, and how it is found.
  *
  * `native/build/Release` of a checkout comes first, then a prebuilt binary of the package
- * (the order of node-gyp-build). Set VDISK_NO_NATIVE=1 to do without it.
+ * (the order of node-gyp-build). Set VDISK_NO_NATIVE=1 to do without it, VDISK_NATIVE_ADDON
+ * to the path of another build (with a sanitizer, say).
  */
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { existsSync } from 'node:fs';
 
@@ -42,6 +43,8 @@ export interface NativeBinding {
   lock(fd: number, type: 0 | 1 | 2, offset: number, bytes: number, test: boolean): number;
   /** Bytes of the run at `offset`; negative for a hole; 0 for none. */
   extentAt(fd: number, offset: number): number;
+  /** Bits: 1 zlib, 2 zstd. */
+  codecs(): number;
   isZero(b: Uint8Array): boolean;
   crc32c(b: Uint8Array, seed: number): number;
   /** `tables`: without the CPU's AES instructions. */
@@ -69,11 +72,13 @@ function nativeFolder(): string | undefined {
 
 function load(): NativeBinding | string {
   if (process.env['VDISK_NO_NATIVE'] === '1') return 'VDISK_NO_NATIVE is set';
-  const folder = nativeFolder();
-  if (folder === undefined) return 'the package has no native folder';
   const require = createRequire(import.meta.url);
-  const built = join(folder, 'build', 'Release', 'vdisk_native.node');
+  const named = process.env['VDISK_NATIVE_ADDON'];
   try {
+    if (named !== undefined) return require(resolve(named)) as NativeBinding;
+    const folder = nativeFolder();
+    if (folder === undefined) return 'the package has no native folder';
+    const built = join(folder, 'build', 'Release', 'vdisk_native.node');
     if (existsSync(built)) return require(built) as NativeBinding;
     const find = require('node-gyp-build') as (folder: string) => NativeBinding;
     return find(folder);

@@ -59,6 +59,10 @@ export const Op = {
   resident: 9,
   extent: 10,
   xts: 11,
+  deflate: 12,
+  inflate: 13,
+  zstdCompress: 14,
+  zstdDecompress: 15,
 } as const;
 
 /** enum engine of vdisk.h. */
