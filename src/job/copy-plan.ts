@@ -73,12 +73,20 @@ export interface PlanOptions {
   readonly base?: BlockNode | undefined;
   /** Length of that backing file; undefined when unknown or absent. */
   readonly targetBackingBytes?: number | undefined;
+  /** Runs begin and end at multiples of it, but for the end of all; what is mixed is data. */
+  readonly unit?: number | undefined;
   /** Go on where a status cannot be read. */
   readonly salvage?: boolean | undefined;
   readonly onWarning?: ((message: string) => void) | undefined;
 }
 
-interface Source {
+interface PlannedRun {
+  readonly bytes: number;
+  readonly kind: number;
+}
+
+/** One of the images that are read one after the other; `start` and `end` count from the first. */
+export interface Source {
   readonly backend: Backend;
   readonly start: number;
   readonly end: number;
@@ -114,14 +122,23 @@ export class CopyPlan {
     while (at < this.bytes && runs.count < KEPT_RUNS) {
       if ((runs.count & 1023) === 0) check();
       const source = this.sourceAt(at);
-      const { bytes, kind } = await this.#statusAt(source, at);
+      const { bytes, kind } = this.#inUnits(at, await this.#statusAt(source, at));
       runs.add(at, at + bytes, kind, at > source.start);
       at += bytes;
     }
     return runs;
   }
 
-  async #statusAt(source: Source, at: number): Promise<{ bytes: number; kind: number }> {
+  /** The run that begins at `at`, cut to whole units; a unit that holds more is data. */
+  #inUnits(at: number, run: PlannedRun): PlannedRun {
+    const { unit = 1 } = this.#options;
+    const over = (at + run.bytes) % unit;
+    if (over === 0 || at + run.bytes === this.bytes) return run;
+    if (over < run.bytes) return { ...run, bytes: run.bytes - over };
+    return { bytes: Math.min(unit, this.bytes - at), kind: RunKind.data };
+  }
+
+  async #statusAt(source: Source, at: number): Promise<PlannedRun> {
     const { targetHasBacking, targetBackingBytes } = this.#options;
     const offset = at - source.start;
     const left = source.end - at;

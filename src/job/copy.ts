@@ -12,7 +12,7 @@ import { BlockError, errorCode, errorText, isNotSupported } from '../block/error
 import { Req } from '../block/types.js';
 import type { Host } from '../host/host.js';
 import { Iov } from '../lib/iov.js';
-import type { PlanOptions, RunList } from './copy-plan.js';
+import type { PlanOptions, RunList, Source } from './copy-plan.js';
 import { CopyPlan, RunKind, SECTOR } from './copy-plan.js';
 import { offload } from './copy-offload.js';
 import type { ProgressMeter } from './operation.js';
@@ -83,7 +83,7 @@ export class Copy {
 
   constructor(options: CopyOptions) {
     this.#options = options;
-    this.#plan = new CopyPlan(options);
+    this.#plan = new CopyPlan({ ...options, unit: options.compressCluster });
     this.#offload = options.offload;
     this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
     const cluster = options.compressCluster;
@@ -203,15 +203,28 @@ export class Copy {
       bytes.fill(0);
       return;
     }
-    const source = this.#plan.sourceAt(piece.start);
-    const offset = piece.start - source.start;
-    const inside = Math.min(piece.bytes, source.backend.size - offset);
-    if (inside < piece.bytes) bytes.fill(0, inside);
+    for (let done = 0; done < piece.bytes;) {
+      const at = piece.start + done;
+      const source = this.#plan.sourceAt(at);
+      const n = Math.min(piece.bytes - done, source.end - at);
+      await this.#fetchFrom(source, at, bytes.subarray(done, done + n));
+      done += n;
+    }
+  }
+
+  /** Fills `into` from the source in which `at` lies; what is behind its end is zeroes. */
+  async #fetchFrom(source: Source, at: number, into: Uint8Array): Promise<void> {
+    const { backend } = source;
+    const offset = at - source.start;
+    const inside = Math.max(0, Math.min(into.byteLength, backend.size - offset));
+    if (inside < into.byteLength) into.fill(0, inside);
+    if (inside === 0) return;
+    const wanted = into.subarray(0, inside);
     try {
-      await source.backend.read(offset, Iov.of(bytes.subarray(0, inside)));
+      await backend.read(offset, Iov.of(wanted));
     } catch (e) {
-      if (this.#options.salvage !== true) throw placed('reading', piece.start, e);
-      await this.#salvage(source.backend, offset, bytes.subarray(0, inside));
+      if (this.#options.salvage !== true) throw placed('reading', at, e);
+      await this.#salvage(backend, offset, wanted);
     }
   }
 
