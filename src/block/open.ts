@@ -229,9 +229,7 @@ async function openStorage(
   if (value === undefined && filename === undefined) return undefined;
   const flags = storageFlags(plan.flags, parent?.kind !== 'filter');
   const spec = childSpec(key, value, filename, flags);
-  // A filter's child is what the filter itself was opened as; a format's file is storage.
-  const protocolOnly = parent?.kind === 'filter' ? plan.how.protocolOnly : true;
-  const node = await openNode(plan.graph, spec, { protocolOnly, chain: plan.how.chain });
+  const node = await openNode(plan.graph, spec, { protocolOnly: true, chain: plan.how.chain });
   node.refs++;
   return node;
 }
@@ -407,9 +405,7 @@ async function openOther(
     (request.role & Role.cow) !== 0
       ? backingFlags(node.flags)
       : storageFlags(node.flags, node.driver.kind !== 'filter');
-  const inherited = node.driver.kind === 'filter' ? plan.how.protocolOnly : true;
-  const protocolOnly = request.allowFormat === undefined ? inherited : !request.allowFormat;
-  const how = { protocolOnly, chain: plan.how.chain };
+  const how = { protocolOnly: request.allowFormat !== true, chain: plan.how.chain };
   return openNode(plan.graph, childSpec(key, value, filename, flags), how);
 }
 

@@ -33,8 +33,13 @@ export async function truncateNode(
   }
   node.writeGeneration++;
   await node.refreshLength();
-  if (node.size > old)
-    for (const b of node.dirtyBitmaps.values()) b.noteWritten(old, node.size - old);
+  const grown = node.size - old;
+  if (grown <= 0) return;
+  for (const b of node.dirtyBitmaps.values()) b.noteWritten(old, grown);
+  // Where new storage is not zero by itself (encryption, devices), it is made so.
+  if (options.zeroFill && (await node.instance.hasZeroInit?.()) !== true) {
+    await node.writeZeroes(old, grown);
+  }
 }
 
 /** Whether the backing file holds something where the node is about to grow. */

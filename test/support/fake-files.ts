@@ -15,6 +15,7 @@
 import type {
   EngineName,
   FileExtent,
+  FileKind,
   FileLimits,
   FileOpenOptions,
   FileStat,
@@ -84,6 +85,8 @@ const changing = new Set<FakeOp>([
 
 export class FakeFiles implements HostFiles {
   readonly disks = new Map<string, FakeDisk>();
+  /** Kinds of the files that are not regular. */
+  readonly kinds = new Map<string, FileKind>();
   readonly faults: Fault[] = [];
   /** How many operations of each kind ran. */
   readonly counts = new Map<FakeOp, number>();
@@ -104,7 +107,12 @@ export class FakeFiles implements HostFiles {
   }
 
   /** Puts a durable file there. */
-  put(path: string, content: Uint8Array | SparseMemory | number = 0): FakeDisk {
+  put(
+    path: string,
+    content: Uint8Array | SparseMemory | number = 0,
+    kind: FileKind = 'regular',
+  ): FakeDisk {
+    this.kinds.set(path, kind);
     const memory = content instanceof SparseMemory ? content : new SparseMemory();
     if (typeof content === 'number') memory.resize(content);
     else if (content instanceof Uint8Array) memory.write(0, List.of(content));
@@ -145,7 +153,9 @@ export class FakeFiles implements HostFiles {
   /** The machine after a restart. What was not flushed is decided by `random`. */
   afterPowerCut(random: Random = this.#random, style?: CutStyle): FakeFiles {
     const next = new FakeFiles(this.init);
-    for (const [path, disk] of this.disks) next.put(path, disk.afterPowerCut(random, style));
+    for (const [path, disk] of this.disks) {
+      next.put(path, disk.afterPowerCut(random, style), this.kinds.get(path));
+    }
     return next;
   }
 
@@ -161,7 +171,8 @@ export class FakeFiles implements HostFiles {
   }
 
   async stat(path: string): Promise<FileStat> {
-    return { kind: 'regular', size: this.#disk(path).bytes, identity: `fake:${path}` };
+    const kind = this.kinds.get(path) ?? 'regular';
+    return { kind, size: this.#disk(path).bytes, identity: `fake:${path}` };
   }
 
   async unlink(path: string): Promise<void> {
@@ -253,7 +264,7 @@ interface HeldLock {
 
 /** An open file of {@link FakeFiles}. */
 class FakeFile implements HostFile {
-  readonly kind = 'regular';
+  readonly kind: FileKind;
   readonly engine = 'node-fs';
   readonly writable: boolean;
   direct: boolean;
@@ -267,6 +278,7 @@ class FakeFile implements HostFile {
     private readonly disk: FakeDisk,
     options: FileOpenOptions,
   ) {
+    this.kind = files.kinds.get(path) ?? 'regular';
     this.writable = options.writable;
     this.direct = options.direct;
   }

@@ -56,3 +56,17 @@ export function filled(bytes: number, value: number): Iov {
 export async function detachAll(...backends: Backend[]): Promise<void> {
   for (const b of backends) await b.detach();
 }
+
+/** Compares long byte strings, which `toEqual` takes seconds for. */
+export function same(got: Uint8Array, want: Uint8Array, what = 'bytes'): void {
+  if (Buffer.compare(got, want) === 0) return;
+  if (got.length !== want.length) {
+    throw new Error(`${what}: ${got.length} of them, expected ${want.length}`);
+  }
+  const first = got.findIndex((b, i) => b !== want[i]);
+  let n = 0;
+  for (let i = first; i < got.length; i++) if (got[i] !== want[i]) n++;
+  throw new Error(
+    `${what}: ${n} differ, the first at ${first}: ${got[first]}, expected ${want[first]}`,
+  );
+}

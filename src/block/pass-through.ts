@@ -1,0 +1,47 @@
+/**
+ * The instance of a filter that changes nothing: every request goes to the child as it is.
+ * A filter spreads it and puts its own methods over those that it means to change:
+ *
+ * ```ts
+ * return { ...passThrough(file), write: (offset, iov, flags) => … };
+ * ```
+ *
+ * Limits, truncate, permissions and allocated bytes need nothing: the node itself passes
+ * them on for a filter.
+ */
+import type { Child } from './child.js';
+import type { DriverInstance } from './driver.js';
+import { Req } from './types.js';
+
+/** Flags of writes that mean the same one level below. */
+export const passedWriteFlags = Req.fua | Req.writeUnchanged;
+/** The same for zero writes. */
+export const passedZeroFlags = passedWriteFlags | Req.mayUnmap | Req.noFallback;
+
+/** An instance that passes everything to `file`; closing it needs nothing. */
+export function passThrough(file: Child): DriverInstance {
+  return {
+    writeFlags: passedWriteFlags,
+    zeroFlags: passedZeroFlags,
+    length: () => file.size,
+    read: (offset, iov, flags) => file.read(offset, iov, flags),
+    write: (offset, iov, flags) => file.write(offset, iov, flags),
+    writeCompressed: (offset, iov) => file.write(offset, iov, Req.compressed),
+    writeZeroes: (offset, bytes, flags) => file.writeZeroes(offset, bytes, flags),
+    discard: (offset, bytes) => file.discard(offset, bytes),
+    blockStatus: async (offset, bytes) => ({
+      bytes,
+      data: false,
+      zero: false,
+      allocated: false,
+      offset,
+      file: file.node,
+      recurse: true,
+    }),
+    hasZeroInit: async () => (await file.node.instance.hasZeroInit?.()) ?? false,
+    info: async () => (await file.node.instance.info?.()) ?? {},
+    debugEvent: (event) => file.debugEvent(event),
+    reopenPrepare: async () => ({ commit: () => undefined, abort: () => undefined }),
+    close: async () => undefined,
+  };
+}
