@@ -212,7 +212,7 @@ async function convertInto(
     targetBackingBytes: hasBacking ? skipFilters(node).backing?.size : undefined,
     targetIsZero: await readsAsZero(options, target, hasBacking),
     minSparse,
-    alignment: Math.max(powerBelow(minSparse), node.limits.requestAlignment, SECTOR),
+    alignment: Math.max(await sparseUnit(options, node), node.limits.requestAlignment, SECTOR),
     compressCluster: cluster,
     parallel: options.parallel ?? DEFAULT_PARALLEL,
     outOfOrder: options.outOfOrder ?? false,
@@ -243,6 +243,19 @@ async function clusterBytes(node: BlockNode, compress: boolean): Promise<number 
     throw new BlockError('EINVAL', 'invalid cluster size');
   }
   return clusterSize;
+}
+
+/**
+ * Unit in which zeroes are looked for. What the target allocates as a whole is not worth being
+ * taken apart, unless the caller named a size.
+ */
+async function sparseUnit(options: ConvertOptions, node: BlockNode): Promise<number> {
+  const { minSparse, target } = options;
+  if (minSparse !== undefined || target.exists === true) {
+    return powerBelow(minSparse ?? DEFAULT_SPARSE);
+  }
+  const info = await node.instance.info?.();
+  return Math.max(DEFAULT_SPARSE, info?.subclusterSize ?? info?.clusterSize ?? 0);
 }
 
 /** Largest power of two that is not above `bytes`; 1 for less. */
