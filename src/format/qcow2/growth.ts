@@ -7,6 +7,10 @@
  * A direct write that extends a file is slow, for it changes the inode each time and runs alone.
  * So after a few such writes the file is extended ahead, in steps that double; `trim` takes the
  * rest back at close. After a crash the image merely has a sparse tail.
+ *
+ * Setting a file's length also cuts it: a write behind the new end that completes meanwhile would
+ * be lost. So the file always grows past all that has been given out (whatever may be in flight
+ * lies before that), and who is given more meanwhile waits before writing there.
  */
 import type { Child } from '../../block/child.js';
 
@@ -52,34 +56,39 @@ export class FileGrowth {
     if (end <= this.#file.size || !this.#possible) return undefined;
     if (this.#growing !== undefined) return this.#growing.then(() => this.before(end));
     if (++this.#extensions <= PATIENCE) return undefined;
-    const to = end + this.#step;
+    const to = Math.max(end, this.#freshFrom) + this.#step;
     this.#step = Math.min(this.#step * 2, LARGEST_STEP);
-    this.#growing = this.#grow(to).finally(() => {
-      this.#growing = undefined;
-    });
-    return this.#growing;
-  }
-
-  async #grow(to: number): Promise<void> {
-    if (to <= this.#file.size) return;
-    try {
-      await this.#file.truncate(to, { exact: false });
-      this.#grownAhead = true;
-    } catch {
+    return this.#grow(to).catch(() => {
       // Devices and peers of fixed size, full disks: the write itself will tell.
       this.#possible = false;
-    }
+    });
+  }
+
+  /** Grows the file to `to`; only when it does not grow already. */
+  #grow(to: number): Promise<void> {
+    const growing = this.#file.truncate(to, { exact: false }).then(() => {
+      this.#grownAhead = true;
+    });
+    const settled = growing
+      .catch(() => undefined)
+      .finally(() => {
+        this.#growing = undefined;
+      });
+    this.#growing = settled;
+    return growing;
   }
 
   /** The file is at least as long as what has been given out; for tables that rest in the tail. */
   async cover(): Promise<void> {
+    while (this.#growing !== undefined) await this.#growing;
     if (this.#file.size >= this.#freshFrom || !this.#zeroInit) return;
-    await this.#file.truncate(this.#freshFrom, { exact: false });
+    await this.#grow(this.#freshFrom + this.#step);
   }
 
   /** Cuts off what was grown ahead. Failure does not matter: the tail is sparse. */
   async trim(): Promise<void> {
     const end = Math.max(this.#freshFrom, this.#base);
+    while (this.#growing !== undefined) await this.#growing;
     if (!this.#grownAhead || this.#file.size <= end) return;
     this.#grownAhead = false;
     try {
