@@ -23,13 +23,25 @@ export async function offload(
   to: number,
   bytes: number,
 ): Promise<number> {
+  const top = skipFilters(target.node);
   const read = await storedAt(source.node, from, bytes);
-  const write = skipFilters(target.node);
-  if (read === undefined || write.instance.copyRange === undefined) throw new BlockError('ENOTSUP');
-  const n = Math.min(bytes, read.bytes);
-  const done = await write.instance.copyRange(read.node.instance, read.offset, to, n, 0);
+  // What a raw image stores at an offset is its file's, and nobody else's.
+  const write = top.driver.name === 'raw' ? await storedAt(top, to, bytes) : undefined;
+  if (read === undefined || write?.node.instance.copyRange === undefined) {
+    throw new BlockError('ENOTSUP');
+  }
+  const { node } = write;
+  const n = Math.min(bytes, read.bytes, write.bytes);
+  const done = await write.node.instance.copyRange(
+    read.node.instance,
+    read.offset,
+    write.offset,
+    n,
+    0,
+  );
   if (done <= 0) throw new BlockError('ENOTSUP');
-  write.noteWritten(to, done);
+  node.noteWritten(write.offset, done);
+  top.noteWritten(to, done);
   return done;
 }
 

@@ -63,6 +63,8 @@ interface Piece {
   readonly start: number;
   readonly bytes: number;
   readonly kind: number;
+  /** The host is to copy it: no buffer is filled. */
+  readonly offload: boolean;
 }
 
 export class Copy {
@@ -146,13 +148,14 @@ export class Copy {
       if (kind === RunKind.backing) continue;
       const isHole = kind === RunKind.zero && this.#keepsHoles;
       if (isHole && targetIsZero) continue;
-      const unit = isHole || this.#offload ? LONG_PIECE : this.#pieceBytes;
       const end = runs.endOf(i);
       for (let at = runs.startOf(i); at < end;) {
         if (this.#failed) return;
         meter.check();
+        const offload = this.#offload && !isHole;
+        const unit = isHole || offload ? LONG_PIECE : this.#pieceBytes;
         const bytes = Math.min(unit - (at % unit), end - at);
-        this.#launch({ start: at, bytes, kind }, await this.#takeSlot());
+        this.#launch({ start: at, bytes, kind, offload }, await this.#takeSlot());
         at += bytes;
       }
     }
@@ -181,8 +184,7 @@ export class Copy {
       });
     }
     try {
-      const written = this.#isHole(piece) || this.#offload;
-      if (!written) await this.#fetch(piece, slot);
+      if (!this.#isHole(piece) && !piece.offload) await this.#fetch(piece, slot);
       if (!outOfOrder) await before;
       if (rate > 0) await this.#throttle(piece.bytes);
       if (this.#failed) return;
@@ -258,7 +260,7 @@ export class Copy {
     if (this.#isHole(piece)) {
       return this.#placed(piece, target.writeZeroes(piece.start, piece.bytes, Req.mayUnmap));
     }
-    if (this.#offload) return this.#offloadOrCopy(piece, slot);
+    if (piece.offload) return this.#offloadOrCopy(piece, slot);
     const bytes = slot.buffer?.subarray(0, piece.bytes) ?? new Uint8Array(0);
     if (minSparse === 0 && compressCluster === undefined) {
       return this.#placed(piece, target.write(piece.start, Iov.of(bytes)));
@@ -313,7 +315,7 @@ export class Copy {
     }
     while (done < piece.bytes) {
       const bytes = Math.min(this.#pieceBytes, piece.bytes - done);
-      const part = { start: piece.start + done, bytes, kind: piece.kind };
+      const part = { start: piece.start + done, bytes, kind: piece.kind, offload: false };
       await this.#fetch(part, slot);
       await this.#store(part, slot);
       done += bytes;
