@@ -26,7 +26,9 @@ export function exactFilename(node: BlockNode): string | undefined {
   if (own !== undefined) return own;
   if (node.driver.kind !== 'format') return undefined;
   const file = node.file?.node;
-  if (file?.driver.kind !== 'protocol' || backingOverridden(node)) return undefined;
+  // Filters that can be named (`blkdebug:…`) stand for storage as protocols do.
+  const isStorage = file?.driver.kind === 'protocol' || file?.driver.schemes !== undefined;
+  if (file === undefined || !isStorage || backingOverridden(node)) return undefined;
   if (Object.keys(node.instance.strongOptions?.() ?? {}).length > 0) return undefined;
   for (const name of node.children.keys()) {
     if (name !== 'backing' && name !== 'file' && node.explicitOptions[name] !== undefined) {

@@ -140,6 +140,7 @@ export class BlockNode {
       (flags & ~(this.instance.writeFlags ?? 0)) === 0 &&
       this.limits.requestAlignment === 1 &&
       this.instance.write !== undefined &&
+      this.instance.breakpoints === undefined &&
       (this.limits.maxTransfer === 0 || iov.bytes <= this.limits.maxTransfer)
     ) {
       return this.instance.write(offset, iov, flags).then(() => {
@@ -199,8 +200,11 @@ export class BlockNode {
   }
 
   async #flushOnce(generation: number): Promise<void> {
+    const { file } = this;
+    await file?.debugEvent('flush_to_os');
     await this.instance.flushToOs?.();
     if (!this.flags.cache.noFlush && this.#flushedGeneration !== generation) {
+      await file?.debugEvent('flush_to_disk');
       await this.instance.flushToDisk?.();
     }
     const writable: Promise<void>[] = [];
@@ -276,9 +280,9 @@ export class BlockNode {
     this.onThreshold?.(excess);
   }
 
-  /** A named point of this node's own request path, for a blkdebug child below. */
+  /** A named point of this node's own request path, for a driver that stops requests there. */
   debugEvent(event: string): Promise<void> | undefined {
-    return this.file?.debugEvent(event);
+    return this.instance.breakpoints === undefined ? undefined : this.instance.debugEvent?.(event);
   }
 
   /** The tracker of writes in flight, made when first needed (N3). */

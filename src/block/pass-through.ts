@@ -11,12 +11,19 @@
  */
 import type { Child } from './child.js';
 import type { DriverInstance } from './driver.js';
+import type { DriverStatus } from './types.js';
 import { Req } from './types.js';
 
 /** Flags of writes that mean the same one level below. */
 export const passedWriteFlags = Req.fua | Req.writeUnchanged;
 /** The same for zero writes. */
 export const passedZeroFlags = passedWriteFlags | Req.mayUnmap | Req.noFallback;
+
+/** The status of a run that lies at the same place in `file`, which knows more. */
+export function runBelow(file: Child, offset: number, bytes: number): DriverStatus {
+  const nothing = { data: false, zero: false, allocated: false };
+  return { ...nothing, bytes, offset, file: file.node, recurse: true };
+}
 
 /** An instance that passes everything to `file`; closing it needs nothing. */
 export function passThrough(file: Child): DriverInstance {
@@ -29,18 +36,9 @@ export function passThrough(file: Child): DriverInstance {
     writeCompressed: (offset, iov) => file.write(offset, iov, Req.compressed),
     writeZeroes: (offset, bytes, flags) => file.writeZeroes(offset, bytes, flags),
     discard: (offset, bytes) => file.discard(offset, bytes),
-    blockStatus: async (offset, bytes) => ({
-      bytes,
-      data: false,
-      zero: false,
-      allocated: false,
-      offset,
-      file: file.node,
-      recurse: true,
-    }),
+    blockStatus: async (offset, bytes) => runBelow(file, offset, bytes),
     hasZeroInit: async () => (await file.node.instance.hasZeroInit?.()) ?? false,
     info: async () => (await file.node.instance.info?.()) ?? {},
-    debugEvent: (event) => file.debugEvent(event),
     reopenPrepare: async () => ({ commit: () => undefined, abort: () => undefined }),
     close: async () => undefined,
   };

@@ -87,14 +87,17 @@ export async function alignedWrite(
   const end = alignUp(offset + iov.bytes, align);
   const whole = start === offset && end === offset + iov.bytes;
   if (align === 1 && (flags & Req.serialising) === 0) {
+    await node.debugEvent('pwritev');
     await splitWrite(node, offset, iov, flags);
   } else {
     const serialising = !whole || (flags & Req.serialising) !== 0;
     await node.tracker().run({ offset: start, bytes: end - start, serialising }, async () => {
       const full = whole ? iov : await readModify(node, offset, iov, start, end);
+      await node.debugEvent('pwritev');
       await splitWrite(node, start, full, flags);
     });
   }
+  await node.debugEvent('pwritev_done');
   node.noteWritten(offset, iov.bytes);
 }
 
@@ -225,6 +228,7 @@ async function zeroPieces(
   const align = Math.max(node.limits.writeZeroesAlignment, node.limits.requestAlignment, 1);
   const limit = node.limits.maxWriteZeroes;
   const max = limit === 0 ? Number.MAX_SAFE_INTEGER : Math.max(alignDown(limit, align), align);
+  await node.debugEvent('pwritev_zero');
   let at = start;
   while (at < stop) {
     let n = Math.min(stop - at, max);
@@ -237,6 +241,7 @@ async function zeroPieces(
     }
     at += n;
   }
+  await node.debugEvent('pwritev_done');
   node.noteWritten(start, stop - start);
   const fuaHere = (flags & Req.fua) !== 0;
   if (fuaHere && ((node.instance.zeroFlags ?? 0) & Req.fua) === 0) await node.flush();

@@ -6,6 +6,7 @@
  * with the same score is taken, and `-o help` style lists print it as it stands.
  */
 import type { Driver } from '../block/driver.js';
+import { blkdebugDriver } from '../filter/blkdebug/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
@@ -25,4 +26,5 @@ export const drivers: readonly Driver[] = [
   qcow2Driver,
   luksDriver,
   nbdDriver,
+  blkdebugDriver,
 ];

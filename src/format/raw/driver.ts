@@ -102,7 +102,10 @@ class RawInstance implements DriverInstance {
 
   // hot: bench/layers
   read(offset: number, iov: Iov, flags: number): Promise<void> {
-    return this.#file.read(this.#window.offset + offset, iov, flags);
+    const event = this.#file.debugEvent('read_aio');
+    const at = this.#window.offset + offset;
+    if (event !== undefined) return event.then(() => this.#file.read(at, iov, flags));
+    return this.#file.read(at, iov, flags);
   }
 
   // hot: bench/layers
@@ -110,6 +113,8 @@ class RawInstance implements DriverInstance {
     const { size, offset: start } = this.#window;
     if (offset < SECTOR && this.#guarded) return this.#guardedWrite(offset, iov, flags);
     if (size !== undefined && offset + iov.bytes > size) return Promise.reject(pastEnd());
+    const event = this.#file.debugEvent('write_aio');
+    if (event !== undefined) return event.then(() => this.#file.write(start + offset, iov, flags));
     return this.#file.write(start + offset, iov, flags);
   }
 
@@ -122,6 +127,7 @@ class RawInstance implements DriverInstance {
     if (format.name !== 'raw') throw new BlockError('EPERM');
     const { size, offset: start } = this.#window;
     if (size !== undefined && offset + iov.bytes > size) throw pastEnd();
+    await this.#file.debugEvent('write_aio');
     await this.#file.write(start + offset, Iov.of(data), flags);
   }
 
@@ -156,10 +162,6 @@ class RawInstance implements DriverInstance {
 
   async hasZeroInit(): Promise<boolean> {
     return (await this.#file.node.instance.hasZeroInit?.()) ?? false;
-  }
-
-  debugEvent(event: string): Promise<void> | undefined {
-    return this.#file.debugEvent(event);
   }
 
   async reopenPrepare(request: ReopenRequest): Promise<ReopenStep> {
