@@ -24,8 +24,6 @@ export interface Release {
   readonly host: number;
   readonly bytes: number;
   readonly reason: FreeReason;
-  /** In the external data file, which has no refcounts: only a discard. */
-  readonly inDataFile?: boolean;
 }
 
 /** Free space that may wait for a writeback before one is made just to get at it. */
@@ -204,20 +202,6 @@ export class Allocator {
     }
   }
 
-  /** As `free`, for guest clusters in the external data file. */
-  freeInDataFile(host: number, bytes: number, reason: FreeReason): void {
-    if (!this.passesDiscard(reason)) return;
-    this.#waiting.push({ host, bytes, reason, inDataFile: true });
-  }
-
-  async #discardData(release: Release): Promise<void> {
-    try {
-      await this.#image.dataFile.discard(release.host, release.bytes);
-    } catch {
-      // Best effort, as in #becameFree.
-    }
-  }
-
   get hasReady(): boolean {
     return this.#ready.length > 0;
   }
@@ -251,8 +235,7 @@ export class Allocator {
       const releases = this.#ready;
       this.#ready = [];
       for (const release of releases) {
-        if (release.inDataFile === true) await this.#discardData(release);
-        else await this.#apply(release.host, release.bytes, release.reason);
+        await this.#apply(release.host, release.bytes, release.reason);
       }
     }
   }

@@ -5,7 +5,9 @@
  * (writeback.ts), which knows the order in which they may reach the file.
  *
  * Rules for callers
- *  C1  A table is used only until the next `await`; afterwards it is looked up again.
+ *  C1  A table is used only until the next `await`; afterwards it is looked up again. `use` runs a
+ *      function on the table at the moment it is there, however small the cache is; what `get`
+ *      resolves to is safe only where nobody else can change the table meanwhile.
  *  C2  Before bytes of a table change, `touch` is called, and what it returns is changed: a table
  *      that a writeback holds is copied first, so that a write in flight never sees later changes.
  *  C3  A dirty table is never evicted. Whoever makes tables dirty asks `isPressed` and then
@@ -51,6 +53,11 @@ export interface FrozenTable {
 /** Reads one table; throws what the file throws. */
 export type TableReader = (offset: number, into: Iov) => Promise<void>;
 
+interface Waiter {
+  readonly call: (table: MetaTable) => void;
+  readonly reject: (error: unknown) => void;
+}
+
 export class MetaCache {
   /** Bytes of each table. */
   readonly tableBytes: number;
@@ -58,7 +65,8 @@ export class MetaCache {
   readonly capacity: number;
   readonly #read: TableReader;
   readonly #tables = new Map<number, MetaTable>();
-  readonly #loading = new Map<number, Promise<MetaTable>>();
+  /** Who waits for tables that are being read. */
+  readonly #loading = new Map<number, Waiter[]>();
   #dirty = 0;
   /** Grows whenever a table leaves the cache; whoever remembers tables compares it. */
   evictions = 0;
@@ -92,23 +100,57 @@ export class MetaCache {
     return table;
   }
 
-  /** The table at `offset`, read when needed. Throws what the read throws; nothing changes then. */
+  /** The table at `offset`, read when needed; see C1. Throws what the read throws. */
   get(offset: number): Promise<MetaTable> {
-    const table = this.peek(offset);
-    if (table !== undefined) return Promise.resolve(table);
-    let loading = this.#loading.get(offset);
-    if (loading === undefined) {
-      loading = this.#load(offset).finally(() => this.#loading.delete(offset));
-      this.#loading.set(offset, loading);
-    }
-    return loading;
+    return this.use(offset, (table) => table);
   }
 
-  async #load(offset: number): Promise<MetaTable> {
+  /**
+   * Calls `fn` with the table at `offset`, which is read when needed. `fn` must not wait for
+   * anything. Throws what the read or `fn` throws.
+   */
+  use<T>(offset: number, fn: (table: MetaTable) => T): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const call = (table: MetaTable): void => {
+        try {
+          resolve(fn(table));
+        } catch (e) {
+          reject(e instanceof Error ? e : new Error(String(e)));
+        }
+      };
+      const table = this.peek(offset);
+      if (table !== undefined) {
+        call(table);
+        return;
+      }
+      const waiter = { call, reject };
+      const waiting = this.#loading.get(offset);
+      if (waiting !== undefined) {
+        waiting.push(waiter);
+        return;
+      }
+      this.#loading.set(offset, [waiter]);
+      void this.#load(offset);
+    });
+  }
+
+  async #load(offset: number): Promise<void> {
     const bytes = new Uint8Array(this.tableBytes);
-    await this.#read(offset, Iov.of(bytes));
+    let error: unknown;
+    try {
+      await this.#read(offset, Iov.of(bytes));
+    } catch (e) {
+      error = e;
+    }
+    const waiting = this.#loading.get(offset) ?? [];
+    this.#loading.delete(offset);
+    if (error !== undefined) {
+      for (const { reject } of waiting) reject(error);
+      return;
+    }
     // A table that was added meanwhile (a new one at this place) is newer than what was read.
-    return this.#tables.get(offset) ?? this.add(offset, bytes);
+    const table = this.peek(offset) ?? this.add(offset, bytes);
+    for (const { call } of waiting) call(table);
   }
 
   /** Puts a table with known content in; clean until touched. Replaces one at the same place. */

@@ -8,7 +8,7 @@ import { compressedEntry, readEntry, writeEntry } from './entry.js';
 import { releaseEntry } from './fill.js';
 import type { Qcow2Image } from './image.js';
 import { Run, Source } from './run.js';
-import { writableSlice } from './tables.js';
+import { ensureTable } from './tables.js';
 import type { GuestOffset } from './units.js';
 
 /** As QEMU: zlib's default level, its largest match memory, a window of 4 KiB. */
@@ -100,7 +100,7 @@ async function storeCluster(
     await alloc.reclaim(data.byteLength);
     if (l2.isPressed) await image.writeback.run();
     await writes.settle(guest, g.clusterSize);
-    await writableSlice(image, guest);
+    await ensureTable(image, guest);
     host = await alloc.allocateBytes(data.byteLength);
     await image.overlap.check(0, host, data.byteLength);
     image.growth.take(host, data.byteLength);
@@ -114,13 +114,14 @@ async function storeCluster(
     await image.inFlight.track(file.write(host, Iov.of(data)));
     const place = mapping.place(guest);
     if (place === undefined) throw new BlockError('EIO');
-    const table = await mapping.loadSlice(place.offset);
-    const old = readEntry(g, table.view, place.index);
-    const from = place.index * g.l2EntrySize;
-    const live = l2.touch(table, from, from + g.l2EntrySize);
-    writeEntry(g, live.view, place.index, compressedEntry(g, host, data.byteLength));
-    image.writeback.noteAllocation(false);
-    releaseEntry(image, old, 'never');
+    await mapping.useSlice(place.offset, (table) => {
+      const old = readEntry(g, table.view, place.index);
+      const from = place.index * g.l2EntrySize;
+      const live = l2.touch(table, from, from + g.l2EntrySize);
+      writeEntry(g, live.view, place.index, compressedEntry(g, host, data.byteLength));
+      image.writeback.noteAllocation(false);
+      releaseEntry(image, old, 'never');
+    });
   } catch (e) {
     alloc.unlinkedDurably([{ host, bytes: data.byteLength, reason: 'never' }]);
     throw e;

@@ -58,11 +58,14 @@ export async function fillGaps(image: Qcow2Image, run: Run): Promise<void> {
  * given back. Throws what reading the table throws; then nothing has changed.
  */
 export async function mapRun(image: Qcow2Image, run: Run): Promise<void> {
-  const { mapping, l2 } = image;
+  const { mapping } = image;
   const place = mapping.place(run.guest);
   if (place === undefined) throw await image.corrupt(true, 'L2 table of an allocation is gone');
-  const table = l2.peek(place.offset) ?? (await mapping.loadSlice(place.offset));
-  // From here on nothing is awaited: a writeback sees all of it or nothing.
+  // Nothing is awaited in between: a writeback sees all of it or nothing.
+  await mapping.useSlice(place.offset, (table) => mapInto(image, run, table, place.index));
+}
+
+function mapInto(image: Qcow2Image, run: Run, table: MetaTable, index: number): void {
   const { g } = image;
   const units = run.touched();
   let next = 0;
@@ -79,7 +82,7 @@ export async function mapRun(image: Qcow2Image, run: Run): Promise<void> {
       continue;
     }
     const mask = g.extendedL2 ? unitMask(image, units, next, start) : 0;
-    if (mapCluster(image, table, place.index + i, host, mask)) changed = true;
+    if (mapCluster(image, table, index + i, host, mask)) changed = true;
   }
   if (changed) image.writeback.noteAllocation(run.source === Source.none && lost === undefined);
 }
@@ -125,7 +128,7 @@ function mapCluster(
   return true;
 }
 
-/** Releases the host cluster(s) that an entry named. */
+/** Releases the host cluster(s) that an entry named; in a data file nothing is counted. */
 export function releaseEntry(
   image: Qcow2Image,
   entry: L2Entry,
@@ -142,9 +145,7 @@ export function releaseEntry(
   if (host % g.clusterSize !== 0) {
     // Not fatal: the entry goes away, and what it named leaks.
     void image.corrupt(false, `Cannot free unaligned cluster ${hex(host)}`);
-  } else if (hasDataFile) {
-    alloc.freeInDataFile(host, g.clusterSize, reason);
-  } else {
+  } else if (!hasDataFile) {
     alloc.free(host, g.clusterSize, reason);
   }
 }

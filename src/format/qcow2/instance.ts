@@ -82,7 +82,7 @@ export class Qcow2Instance implements DriverInstance {
     ) {
       const found = image.mapping.tryLookup(offset, iov.bytes);
       if (found?.kind === Kind.data && found.copied && found.bytes === iov.bytes) {
-        const checking = image.overlap.check(0, found.host, iov.bytes);
+        const checking = image.overlap.checkData(found.host, iov.bytes);
         if (checking === undefined) return writeData(image, offset, found.host, iov);
         return checking.then(() => image.writes.write(offset, iov));
       }

@@ -12,7 +12,7 @@ import {
 import type { Qcow2Image } from './image.js';
 import { hex, NO_HOST } from './mapping.js';
 import { Run, Source } from './run.js';
-import { writableSlice } from './tables.js';
+import { useWritableSlice } from './tables.js';
 import type { GuestOffset, HostOffset } from './units.js';
 
 /** What the old entry of a cluster means for one that is written now. */
@@ -36,22 +36,18 @@ export async function makeRun(
   wantEnd: GuestOffset,
   after: HostOffset,
 ): Promise<Run> {
-  const { g, mapping, writes } = image;
+  const { g, mapping } = image;
   const first = Math.floor(guest / g.clusterSize);
-  const { table, index } = await writableSlice(image, guest);
-  const entry = readEntry(g, table.view, index);
-  const plan = await planCluster(image, entry, first);
-  const most = Math.min(
-    Math.ceil(wantEnd / g.clusterSize) - first,
-    mapping.sliceEntries - index,
-  );
-  let count = 1;
-  while (!plan.single && count < most && writes.runs.at(first + count) === undefined) {
-    const next = tryPlan(image, readEntry(g, table.view, index + count), first + count);
-    if (typeof next === 'string' || !alike(plan, next, count * g.clusterSize)) break;
-    count++;
-  }
-  const place = await findPlace(image, first, count, plan, after);
+  const found = await useWritableSlice(image, guest, (table, index): Found | string => {
+    const most = Math.min(
+      Math.ceil(wantEnd / g.clusterSize) - first,
+      mapping.sliceEntries - index,
+    );
+    return findAlike(image, table.view, index, first, most);
+  });
+  if (typeof found === 'string') throw await image.corrupt(true, found);
+  const { entry, plan } = found;
+  const place = await findPlace(image, first, found.count, plan, after);
   return new Run({
     first,
     count: place.count,
@@ -65,16 +61,38 @@ export async function makeRun(
   });
 }
 
+/** The first cluster's entry, what to do with it, and how many clusters are alike. */
+interface Found {
+  readonly entry: L2Entry;
+  readonly plan: Plan;
+  readonly count: number;
+}
+
+/** Looks at up to `most` entries from `index` on; a text says what is wrong with the first. */
+function findAlike(
+  image: Qcow2Image,
+  view: DataView,
+  index: number,
+  first: number,
+  most: number,
+): Found | string {
+  const { g, writes } = image;
+  const entry = readEntry(g, view, index);
+  const plan = tryPlan(image, entry, first);
+  if (typeof plan === 'string') return plan;
+  let count = 1;
+  while (!plan.single && count < most && writes.runs.at(first + count) === undefined) {
+    const next = tryPlan(image, readEntry(g, view, index + count), first + count);
+    if (typeof next === 'string' || !alike(plan, next, count * g.clusterSize)) break;
+    count++;
+  }
+  return { entry, plan, count };
+}
+
 function alike(plan: Plan, next: Plan, distance: number): boolean {
   if (next.single || next.copies !== plan.copies) return false;
   if (plan.reuse === NO_HOST) return next.reuse === NO_HOST;
   return next.reuse === plan.reuse + distance;
-}
-
-async function planCluster(image: Qcow2Image, entry: L2Entry, cluster: number): Promise<Plan> {
-  const plan = tryPlan(image, entry, cluster);
-  if (typeof plan !== 'string') return plan;
-  throw await image.corrupt(true, plan);
 }
 
 /** The plan for a cluster, or what is wrong with its entry. */
@@ -157,7 +175,7 @@ async function findPlace(
   const { g, alloc, overlap, dataGrowth } = image;
   const bytes = count * g.clusterSize;
   if (plan.reuse !== NO_HOST) {
-    await overlap.check(0, plan.reuse, bytes);
+    await overlap.checkData(plan.reuse, bytes);
     return { host: plan.reuse, count, isNew: false, fresh: false };
   }
   if (image.hasDataFile) {

@@ -161,7 +161,14 @@ export class Mapping {
       if (found !== undefined) return found;
       const place = this.place(guest);
       if (place === undefined) continue;
-      await this.loadSlice(place.offset);
+      const { offset } = place;
+      const extent = await this.useSlice(offset, (table) =>
+        // The table may have been replaced while it was read.
+        this.place(guest)?.offset === offset
+          ? this.#inSlice(table, offset, guest, bytes)
+          : undefined,
+      );
+      if (extent !== undefined) return extent;
     }
   }
 
@@ -177,13 +184,14 @@ export class Mapping {
     return { offset: l2Offset + slice * l2.tableBytes, index, l1Index };
   }
 
-  /** The slice at `offset`, read when needed; see C1 in cache.ts. */
-  async loadSlice(offset: HostOffset): Promise<MetaTable> {
-    const here = this.#image.l2.peek(offset);
-    if (here !== undefined) return here;
-    const event = this.#image.file.debugEvent('l2_load');
+  /** Calls `fn` with the slice at `offset`, read when needed; see `use` in cache.ts. */
+  async useSlice<T>(offset: HostOffset, fn: (table: MetaTable) => T): Promise<T> {
+    const { l2, file } = this.#image;
+    const here = l2.peek(offset);
+    if (here !== undefined) return fn(here);
+    const event = file.debugEvent('l2_load');
     if (event !== undefined) await event;
-    return this.#image.l2.get(offset);
+    return l2.use(offset, fn);
   }
 
   #inSlice(table: MetaTable, offset: HostOffset, guest: GuestOffset, bytes: number): Extent {

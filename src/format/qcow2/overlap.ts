@@ -166,6 +166,11 @@ export class OverlapChecker {
     return undefined;
   }
 
+  /** As `check`, for guest data: an external data file holds no metadata. */
+  checkData(host: number, bytes: number): Promise<void> | undefined {
+    return this.#image.hasDataFile ? undefined : this.check(0, host, bytes);
+  }
+
   async #report(hit: number): Promise<void> {
     const name = names.find(([bit]) => bit === hit)?.[1] ?? '';
     throw await this.#image.corrupt(

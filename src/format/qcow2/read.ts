@@ -13,6 +13,16 @@ import { all } from './writeback.js';
 /** Reads what the guest sees at `guest`: runs first, then the mapping. */
 export async function readGuest(image: Qcow2Image, guest: GuestOffset, iov: Iov): Promise<void> {
   image.checkUsable();
+  // In flight from the first lookup on: what it finds must stay until it has been read.
+  const leave = image.inFlight.enter();
+  try {
+    await readParts(image, guest, iov);
+  } finally {
+    leave();
+  }
+}
+
+async function readParts(image: Qcow2Image, guest: GuestOffset, iov: Iov): Promise<void> {
   const { runs } = image.writes;
   const end = guest + iov.bytes;
   const parts: Promise<void>[] = [];

@@ -18,21 +18,25 @@ import { clustersFor } from './units.js';
 /** A new table's slices are put into the cache up to this number; more are read when needed. */
 const MAX_NEW_SLICES = 16;
 
-/** A slice that may be changed, and the index of the guest cluster's entry in it. */
-export interface WritableSlice {
-  readonly table: MetaTable;
-  readonly index: number;
-}
-
 /**
- * The slice that maps `guest`, in a table that the active L1 alone uses; allocates or copies the
- * table when it must. See C1 in cache.ts for how long the result is good.
+ * Calls `fn` with the slice that maps `guest`, in a table that the active L1 alone uses, and the
+ * index of the guest cluster's entry in it; allocates or copies the table when it must. `fn` must
+ * not wait for anything.
  */
-export async function writableSlice(
+export async function useWritableSlice<T>(
   image: Qcow2Image,
   guest: GuestOffset,
-): Promise<WritableSlice> {
-  const { mapping, l1, g } = image;
+  fn: (table: MetaTable, index: number) => T,
+): Promise<T> {
+  await ensureTable(image, guest);
+  const place = image.mapping.place(guest);
+  if (place === undefined) throw new BlockError('EIO');
+  return image.mapping.useSlice(place.offset, (table) => fn(table, place.index));
+}
+
+/** The L2 table of `guest` exists and may be changed in place. */
+export async function ensureTable(image: Qcow2Image, guest: GuestOffset): Promise<void> {
+  const { l1, g } = image;
   const l1Index = Math.floor(guest / g.l2Coverage);
   if (l1Index >= l1.size) await growL1(image, l1Index + 1, false);
   const offset = l1.l2Offset(l1Index);
@@ -41,16 +45,6 @@ export async function writableSlice(
     throw await image.corrupt(true, message);
   }
   if (offset === 0 || !l1.isCopied(l1Index)) await makeTable(image, l1Index, offset);
-  const place = mapping.place(guest);
-  if (place === undefined) throw new BlockError('EIO');
-  return { table: await mapping.loadSlice(place.offset), index: place.index };
-}
-
-/** Whether `guest`'s table could be changed as it is, without allocation. */
-export function isTableWritable(image: Qcow2Image, guest: GuestOffset): boolean {
-  const { l1, g } = image;
-  const l1Index = Math.floor(guest / g.l2Coverage);
-  return l1Index < l1.size && l1.l2Offset(l1Index) !== 0 && l1.isCopied(l1Index);
 }
 
 async function makeTable(image: Qcow2Image, l1Index: number, old: number): Promise<void> {
@@ -93,8 +87,7 @@ async function copyTable(image: Qcow2Image, old: number, host: number): Promise<
   const { g, l2, mapping, file } = image;
   const bytes = new Uint8Array(g.clusterSize);
   for (let at = 0; at < g.clusterSize; at += l2.tableBytes) {
-    const slice = await mapping.loadSlice(old + at);
-    bytes.set(slice.bytes, at);
+    await mapping.useSlice(old + at, (slice) => bytes.set(slice.bytes, at));
   }
   await file.write(host, Iov.of(bytes));
   const slices = g.clusterSize / l2.tableBytes;

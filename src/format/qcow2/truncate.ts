@@ -8,7 +8,7 @@ import { dataEntry, writeEntry } from './entry.js';
 import type { Qcow2Image } from './image.js';
 import { Autoclear } from './layout.js';
 import { readGuest } from './read.js';
-import { growL1, writableSlice } from './tables.js';
+import { growL1, useWritableSlice } from './tables.js';
 import { clusterIndex, clustersFor, l1EntriesFor, roundUp } from './units.js';
 import { discardLocked, zeroLocked } from './zero.js';
 
@@ -76,12 +76,12 @@ async function shrink(image: Qcow2Image, bytes: number, exact: boolean): Promise
 }
 
 /**
- * What lies between the end of the disk and the end of its last subcluster reads as zeroes when the
+ * What lies between the end of the disk and the end of its last cluster reads as zeroes when the
  * disk grows over it: neither what was cut off earlier nor the backing file may show there.
  */
 async function clearTail(image: Qcow2Image, bytes: number, hidesBacking: boolean): Promise<void> {
   const { g, size } = image;
-  const end = Math.min(roundUp(size, g.subclusterSize), bytes);
+  const end = Math.min(roundUp(size, g.clusterSize), bytes);
   if (end <= size) return;
   const tail = Iov.alloc(end - size);
   await readGuest(image, size, tail);
@@ -198,18 +198,20 @@ async function preallocate(
 async function preallocateStep(image: Qcow2Image, at: number, to: number): Promise<number> {
   const { g, alloc, mapping, dataGrowth, writeback, l2 } = image;
   if (l2.isPressed) await writeback.run();
-  const { index } = await writableSlice(image, at);
-  const count = Math.min(clustersFor(g, to - at), mapping.sliceEntries - index);
+  const count = await useWritableSlice(image, at, (_table, index) =>
+    Math.min(clustersFor(g, to - at), mapping.sliceEntries - index),
+  );
   const host = image.hasDataFile ? at : await alloc.allocate(count);
   const fresh = dataGrowth.take(host, count * g.clusterSize);
   if (!fresh) await image.dataFile.writeZeroes(host, count * g.clusterSize);
-  const slice = await writableSlice(image, at);
   const all = g.extendedL2 ? 0xffff_ffff : 0;
   const bytes = g.l2EntrySize;
-  const live = l2.touch(slice.table, index * bytes, (index + count) * bytes);
-  for (let i = 0; i < count; i++) {
-    writeEntry(g, live.view, index + i, dataEntry(host + i * g.clusterSize, all));
-  }
+  await useWritableSlice(image, at, (table, index) => {
+    const live = l2.touch(table, index * bytes, (index + count) * bytes);
+    for (let i = 0; i < count; i++) {
+      writeEntry(g, live.view, index + i, dataEntry(host + i * g.clusterSize, all));
+    }
+  });
   writeback.noteAllocation(fresh);
   return count * g.clusterSize;
 }

@@ -187,7 +187,7 @@ export class WriteEngine {
         if (found.kind === Kind.invalid) throw await this.#image.corrupt(true, found.message);
         if (found.kind === Kind.data && found.copied) {
           const end = Math.min(at + found.bytes, this.#nextRun(at, to));
-          await overlap.check(0, found.host, end - at);
+          await overlap.checkData(found.host, end - at);
           pieces.push(this.#piece(request, undefined, at, end, found.host));
           after = found.host + (end - at);
           at = end;

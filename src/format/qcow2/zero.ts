@@ -16,13 +16,15 @@ import {
 } from './entry.js';
 import { releaseEntry } from './fill.js';
 import type { Qcow2Image } from './image.js';
+import type { ClusterRun } from './refcount.js';
+import { addCluster } from './refcount.js';
 import { Autoclear, Entry } from './layout.js';
-import { writableSlice } from './tables.js';
+import { useWritableSlice } from './tables.js';
 import type { GuestOffset } from './units.js';
 import { roundDown, roundUp } from './units.js';
 
 /** Decides the new entry of a cluster; undefined leaves it as it is. */
-type Change = (entry: L2Entry, guest: GuestOffset) => L2Entry | undefined;
+type Change = (entry: L2Entry) => L2Entry | undefined;
 
 /**
  * The range reads as zeroes afterwards. ENOTSUP where that takes a data write: version 2, parts of
@@ -100,14 +102,15 @@ async function zeroSubclusters(image: Qcow2Image, from: number, to: number): Pro
   const start = roundDown(from, g.clusterSize);
   const first = (from - start) / g.subclusterSize;
   const mask = subclusterMask(first, (to - from) / g.subclusterSize);
-  const { table, index } = await writableSlice(image, from);
-  const entry = readEntry(g, table.view, index);
-  if (isCompressed(entry)) throw new BlockError('ENOTSUP');
-  store(image, table, index, {
-    hi: entry.hi,
-    lo: entry.lo,
-    allocated: (entry.allocated & ~mask) >>> 0,
-    zeroes: (entry.zeroes | mask) >>> 0,
+  await useWritableSlice(image, from, (table, index) => {
+    const entry = readEntry(g, table.view, index);
+    if (isCompressed(entry)) throw new BlockError('ENOTSUP');
+    store(image, table, index, {
+      hi: entry.hi,
+      lo: entry.lo,
+      allocated: (entry.allocated & ~mask) >>> 0,
+      zeroes: (entry.zeroes | mask) >>> 0,
+    });
   });
 }
 
@@ -175,19 +178,23 @@ async function changeEntries(
   let at = from;
   while (at < to) {
     if (l2.isPressed) await writeback.run();
-    if (mapping.place(at) === undefined && sameEntry(change(emptyEntry, at) ?? emptyEntry, emptyEntry)) {
+    if (mapping.place(at) === undefined && sameEntry(change(emptyEntry) ?? emptyEntry, emptyEntry)) {
       at = Math.min(to, roundDown(at, g.l2Coverage) + g.l2Coverage);
       continue;
     }
-    const { table, index } = await writableSlice(image, at);
-    const count = Math.min((to - at) / g.clusterSize, mapping.sliceEntries - index);
-    for (let i = 0; i < count; i++, at += g.clusterSize) {
-      const old = readEntry(g, table.view, index + i);
-      const entry = change(old, at);
-      if (entry === undefined || sameEntry(old, entry)) continue;
-      store(image, table, index + i, entry);
-      releaseReplaced(image, old, entry, reason);
-    }
+    const discards: ClusterRun[] = [];
+    at = await useWritableSlice(image, at, (table, index) => {
+      const count = Math.min((to - at) / g.clusterSize, mapping.sliceEntries - index);
+      for (let i = 0; i < count; i++) {
+        const old = readEntry(g, table.view, index + i);
+        const entry = change(old);
+        if (entry === undefined || sameEntry(old, entry)) continue;
+        store(image, table, index + i, entry);
+        releaseReplaced(image, old, entry, reason, discards);
+      }
+      return at + count * g.clusterSize;
+    });
+    for (const run of discards) await discardRun(image, run);
   }
   if (alloc.hasReady) await alloc.applyReady();
 }
@@ -203,25 +210,34 @@ function store(
   writeEntry(g, live.view, index, entry);
 }
 
-/** Releases what `old` named and `entry` does not; or tells the file when the place is kept. */
+/**
+ * Releases what `old` named and `entry` does not. Where the place stays this guest cluster's own
+ * (data file, discard-no-unref), the file is told at once: later, it could hold data again.
+ */
 function releaseReplaced(
   image: Qcow2Image,
   old: L2Entry,
   entry: L2Entry,
   reason: FreeReason,
+  discards: ClusterRun[],
 ): void {
-  const { g, hasDataFile, settings, alloc, dataFile } = image;
+  const { g, hasDataFile, settings, alloc } = image;
+  const hosted = !isCompressed(old) && hasHostCluster(old, hasDataFile);
+  const host = entryOffset(old.hi, old.lo);
   const kept =
-    !isCompressed(old) &&
-    hasHostCluster(entry, hasDataFile) &&
-    entryOffset(old.hi, old.lo) === entryOffset(entry.hi, entry.lo);
-  if (!kept) {
-    releaseEntry(image, old, reason);
-    return;
+    hosted && hasHostCluster(entry, hasDataFile) && host === entryOffset(entry.hi, entry.lo);
+  if (!kept) releaseEntry(image, old, reason);
+  const own = hosted && (hasDataFile ? !kept : kept && settings.discardNoUnref);
+  if (own && host % g.clusterSize === 0 && alloc.passesDiscard(reason)) {
+    addCluster(discards, host / g.clusterSize);
   }
-  if (!settings.discardNoUnref || !alloc.passesDiscard(reason)) return;
-  // discard-no-unref: the cluster stays ours, only its content goes.
-  dataFile.discard(entryOffset(old.hi, old.lo), g.clusterSize).catch(() => {
-    // Best effort.
-  });
+}
+
+async function discardRun(image: Qcow2Image, run: ClusterRun): Promise<void> {
+  const { clusterSize } = image.g;
+  try {
+    await image.dataFile.discard(run.first * clusterSize, run.count * clusterSize);
+  } catch {
+    // Best effort: the range reads as zeroes, whatever the file keeps.
+  }
 }

@@ -1,0 +1,182 @@
+// Random operations on an image, many in flight, and the same on a model.
+import { expect } from 'vitest';
+import type { Backend } from '../../../src/index.js';
+import type { Random } from '../../support/index.js';
+import type { OpenImage, TestImage } from './support.js';
+import {
+  check,
+  compareAll,
+  difference,
+  Iov,
+  makeImage,
+  Model,
+  openImage,
+  randomRange,
+  Req,
+} from './support.js';
+import type { Shape } from './support.js';
+
+interface Busy {
+  readonly from: number;
+  readonly to: number;
+  readonly writes: boolean;
+}
+
+type Operation = (disk: RandomDisk, offset: number, bytes: number) => Promise<void> | undefined;
+
+const operations: readonly (readonly [number, boolean, Operation])[] = [
+  [10, true, (d, at, n) => d.write(at, n)],
+  [6, true, (d, at, n) => d.stream(at, n)],
+  [6, false, (d, at, n) => d.read(at, n)],
+  [3, true, (d, at, n) => d.zero(at, n)],
+  [3, true, (d, at, n) => d.discard(at, n)],
+  [2, true, (d, at, n) => d.compress(at, n)],
+  [2, false, (d) => d.backend.flush()],
+  [1, false, (d, at, n) => d.status(at, n)],
+];
+const weights = operations.reduce((sum, [weight]) => sum + weight, 0);
+
+export class RandomDisk {
+  readonly image: TestImage;
+  readonly model: Model;
+  readonly random: Random;
+  open: OpenImage;
+  count = 0;
+  #busy: Busy[] = [];
+
+  constructor(image: TestImage, open: OpenImage, random: Random) {
+    this.image = image;
+    this.open = open;
+    this.random = random;
+    this.model = new Model(image);
+  }
+
+  static async make(shape: Shape, random: Random): Promise<RandomDisk> {
+    const image = await makeImage(shape, random);
+    return new RandomDisk(image, await openImage(image, pickOptions(shape, random)), random);
+  }
+
+  get backend(): Backend {
+    return this.open.backend;
+  }
+
+  /** `n` operations, up to `depth` at once, none of which touches bytes that another writes. */
+  async run(n: number, depth: number): Promise<void> {
+    const running = new Set<Promise<void>>();
+    for (let i = 0; i < n; i++) {
+      const started = this.#start();
+      if (started !== undefined) {
+        const p: Promise<void> = started.finally(() => running.delete(p));
+        running.add(p);
+      }
+      while (running.size >= depth) await Promise.race(running);
+      if (this.random.chance(0.1)) await Promise.race([...running, Promise.resolve()]);
+    }
+    await Promise.all(running);
+  }
+
+  #start(): Promise<void> | undefined {
+    let pick = this.random.int(0, weights - 1);
+    const found = operations.find(([weight]) => (pick -= weight) < 0)!;
+    const [, writes, operation] = found;
+    const size = this.model.bytes.length;
+    const [offset, bytes] = randomRange(this.random, size, this.image.shape.clusterSize);
+    const busy = { from: offset, to: offset + bytes, writes };
+    if (this.#busy.some((b) => b.from < busy.to && busy.from < b.to && (b.writes || writes))) {
+      return undefined;
+    }
+    const running = operation(this, offset, bytes);
+    if (running === undefined) return undefined;
+    this.#busy.push(busy);
+    this.count++;
+    return running.finally(() => {
+      this.#busy = this.#busy.filter((b) => b !== busy);
+    });
+  }
+
+  write(offset: number, bytes: number): Promise<void> {
+    const data = this.random.bytes(bytes);
+    this.model.bytes.set(data, offset);
+    return this.backend.write(offset, Iov.of(data));
+  }
+
+  /** Small writes one behind the other, two at a time. */
+  async stream(offset: number, bytes: number): Promise<void> {
+    const data = this.random.bytes(bytes);
+    this.model.bytes.set(data, offset);
+    const piece = Math.max(512, Math.floor(this.image.shape.clusterSize / 8));
+    for (let at = 0; at < bytes; at += 2 * piece) {
+      const both = [at, at + piece]
+        .filter((from) => from < bytes)
+        .map((from) => {
+          const part = data.subarray(from, Math.min(bytes, from + piece));
+          return this.backend.write(offset + from, Iov.of(part));
+        });
+      await Promise.all(both);
+    }
+  }
+
+  async read(offset: number, bytes: number): Promise<void> {
+    const expected = this.model.bytes.slice(offset, offset + bytes);
+    const out = new Uint8Array(bytes);
+    await this.backend.read(offset, Iov.of(out));
+    const at = difference(out, expected);
+    if (at >= 0) throw new Error(`read of ${offset}+${bytes} differs at ${offset + at}`);
+  }
+
+  zero(offset: number, bytes: number): Promise<void> {
+    this.model.zero(offset, bytes);
+    return this.backend.writeZeroes(offset, bytes, this.random.chance() ? Req.mayUnmap : 0);
+  }
+
+  discard(offset: number, bytes: number): Promise<void> {
+    this.model.discard(offset, bytes);
+    return this.backend.discard(offset, bytes);
+  }
+
+  compress(offset: number, bytes: number): Promise<void> | undefined {
+    const c = this.image.shape.clusterSize;
+    const whole = bytes - (bytes % c);
+    if (offset % c !== 0 || whole === 0 || this.image.shape.dataFile === true) return undefined;
+    const data = this.random.bytes(whole);
+    if (this.random.chance(0.8)) data.fill(this.random.int(0, 255), 0, whole - 100);
+    this.model.bytes.set(data, offset);
+    return this.backend.write(offset, Iov.of(data), Req.compressed);
+  }
+
+  async status(offset: number, bytes: number): Promise<void> {
+    const status = await this.backend.node.blockStatus(offset, bytes);
+    expect(status.bytes).toBeGreaterThan(0);
+    expect(status.bytes).toBeLessThanOrEqual(bytes);
+  }
+
+  /** Everything reads as the model has it, and the image is clean without a leak. */
+  async verify(what: string): Promise<void> {
+    await compareAll(this.backend, this.model, what);
+    const found = await check(this.backend);
+    if (found.corruptions > 0 || found.leaks > 0) {
+      throw new Error(`${what}: ${found.lines.slice(0, 10).join('\n')}`);
+    }
+  }
+
+  async resize(): Promise<void> {
+    const { size, backing, version } = this.image.shape;
+    // Version 2 has no zero clusters to hide with what the backing file has there.
+    if (version === 2 && backing !== undefined) return;
+    const bytes = 512 * this.random.int(Math.ceil(size / 1024), Math.ceil(size / 256));
+    const old = this.model.bytes.length;
+    await this.backend.truncate(bytes);
+    this.model.resize(bytes);
+    if (backing !== undefined && bytes > old) this.model.zero(old, bytes - old);
+  }
+
+  async reopen(): Promise<void> {
+    await this.backend.detach();
+    await this.open.graph.close();
+    this.open = await openImage(this.image, pickOptions(this.image.shape, this.random));
+  }
+}
+
+function pickOptions(shape: Shape, random: Random): Record<string, unknown> {
+  return shape.open === undefined ? {} : random.pick(shape.open);
+}
