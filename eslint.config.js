@@ -101,6 +101,7 @@ export default tseslint.config(
       globals: Object.fromEntries(
         ['process', 'console', 'Buffer', 'URL', 'setTimeout', 'clearTimeout', 'performance']
           .concat(['require', 'module', '__dirname', 'fetch', 'TextDecoder', 'TextEncoder'])
+          .concat(['AbortController', 'setInterval', 'clearInterval'])
           .map((name) => [name, 'readonly']),
       ),
     },

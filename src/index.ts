@@ -31,6 +31,8 @@ export function createGraph(options: GraphOptions = {}): BlockGraph {
 
 export { Backend } from './block/backend.js';
 export { Child } from './block/child.js';
+export { createImage, prepareCreate } from './block/create.js';
+export type { CreateRequest, PreparedCreate } from './block/create.js';
 export type {
   CheckOptions,
   CheckResult,
@@ -60,6 +62,18 @@ export type {
   Preallocation,
 } from './block/types.js';
 export { drivers } from './catalog/drivers.js';
+export { commit } from './job/commit.js';
+export type { CommitOptions } from './job/commit.js';
+export { compare, CompareError } from './job/compare.js';
+export type { CompareOptions, CompareResult } from './job/compare.js';
+export { convert } from './job/convert.js';
+export type { ConvertOptions, ConvertTarget } from './job/convert.js';
+export { allocationMap } from './job/map.js';
+export type { MapExtent, MapOptions } from './job/map.js';
+export { Operation } from './job/operation.js';
+export type { OperationOptions, Progress } from './job/operation.js';
+export { takeOverDifferences } from './job/rebase.js';
+export type { RebaseOptions } from './job/rebase.js';
 export { HostError } from './host/file.js';
 export type { HostFile, HostFiles } from './host/file.js';
 export type { Host } from './host/host.js';

@@ -1,0 +1,65 @@
+// Goal: the programs under examples/ run as their heads say. Method: the library is built, and each
+// is started on images made on the spot; what it prints and writes is looked at.
+import { spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, expect, it } from 'vitest';
+import { binPath, Random, rootPath, run, runOk, tempDir } from './support/index.js';
+
+const MIB = 1024 * 1024;
+
+beforeAll(() => {
+  // Does nothing when dist/ is fresh, as it is in `npm test`.
+  spawnSync(process.execPath, [rootPath('tools/build.mjs'), '--quick'], { cwd: rootPath() });
+});
+
+const example = (name: string, ...args: string[]): ReturnType<typeof run> =>
+  run(process.execPath, [rootPath('examples', `${name}.mjs`), ...args]);
+
+/** A folder with 3 MiB of noise between zeroes. */
+function makeDisk(): { folder: string; disk: string } {
+  const folder = tempDir();
+  const disk = join(folder, 'disk.raw');
+  const content = Buffer.alloc(16 * MIB);
+  new Random(1).fill(content.subarray(4 * MIB, 7 * MIB));
+  content.write('begins here', 512);
+  writeFileSync(disk, content);
+  return { folder, disk };
+}
+
+it('read.mjs prints bytes of an image', async () => {
+  const { disk } = makeDisk();
+  const result = await example('read', disk, '512', '16');
+  expect(result.stderr).toBe('');
+  expect(result.stdout).toBe(
+    `${disk}: raw, 16777216 bytes\n` +
+      '00000200  62 65 67 69 6e 73 20 68 65 72 65 00 00 00 00 00  begins here.....\n',
+  );
+});
+
+it('convert.mjs converts and shows progress; map.mjs shows what came out', async () => {
+  const { folder, disk } = makeDisk();
+  const target = join(folder, 'disk.qcow2');
+  const result = await example('convert', disk, target, 'qcow2', 'cluster_size=128k');
+  expect(result.stderr).toBe('');
+  expect(result.stdout).toMatch(/100\.0 % of \d+ bytes/);
+  expect(result.stdout).toContain(`${target} is written`);
+  const back = join(folder, 'back.raw');
+  await runOk(binPath('vdisk-img'), ['convert', '-O', 'raw', target, back]);
+  expect(Buffer.compare(readFileSync(back), readFileSync(disk))).toBe(0);
+
+  const map = await example('map', target);
+  expect(map.stderr).toBe('');
+  expect(map.stdout).toMatch(/^0 \+131072: data, depth 0 at \d+ of .*disk\.qcow2$/m);
+  expect(map.stdout).toContain(`data: ${String(3 * MIB + 131072)} bytes`);
+});
+
+it('each tells a missing image in one line', async () => {
+  for (const name of ['read', 'convert', 'map']) {
+    const result = await example(name, '/no/such/image', '/no/such/target');
+    expect(result.status, name).toBe(1);
+    expect(result.stderr, name).toBe(
+      "Could not open '/no/such/image': No such file or directory\n",
+    );
+  }
+});
