@@ -4,10 +4,10 @@
 // `npm run bench`.
 //
 // node bench/engine.mjs [--file=PATH] [--engines=a,b] [--depths=1,16,64] [--size=4096]
-//   [--cache=warm|direct] [--write] [--random] [--layers=3] [--seconds=1] [--qemu=PATH]
+//   [--cache=warm|direct] [--write] [--random] [--layers=3] [--seconds=1] [--rounds=1] [--qemu=PATH]
+// With several rounds both take turns, and the best of each counts: for machines with other work.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, openSync, writeSync, closeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -23,6 +23,7 @@ const { values } = parseArgs({
     cache: { type: 'string', default: 'warm,direct' },
     layers: { type: 'string', default: '3' },
     seconds: { type: 'string', default: '1' },
+    rounds: { type: 'string', default: '1' },
     qemu: { type: 'string' },
     write: { type: 'boolean', default: false },
     random: { type: 'boolean', default: false },
@@ -55,7 +56,7 @@ const { nodeHost, tryNativeEngine, Iov } = await load();
 const files = nodeHost().files;
 const fileBytes = Number(values.bytes);
 const size = Number(values.size);
-const path = values.file ?? join(tmpdir(), 'vdisk-bench-engine.raw');
+const path = values.file ?? new URL('.cache/bench-engine.raw', root).pathname;
 
 function makeFile() {
   if (existsSync(path)) return;
@@ -90,16 +91,16 @@ async function measure(engine, direct, depth) {
     seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
     return (seed % places) * size;
   };
+  const lists = Array.from({ length: depth }, () => Iov.of(files.alignedBuffer(size)));
   const begin = performance.now();
   const end = begin + Number(values.seconds) * 1000;
-  const runner = async () => {
-    const iov = Iov.of(files.alignedBuffer(size));
-    while ((done & 15) !== 0 || performance.now() < end) {
+  const runner = async (iov) => {
+    while (performance.now() < end) {
       await call(place(), iov);
       done++;
     }
   };
-  await Promise.all(Array.from({ length: depth }, runner));
+  await Promise.all(lists.map(runner));
   const seconds = (performance.now() - begin) / 1000;
   await file.close();
   return done / seconds;
@@ -126,14 +127,21 @@ for (const cache of values.cache.split(',')) {
   for (const engine of values.engines.split(',')) {
     if (engine === 'native' && !direct) continue;
     for (const depth of values.depths.split(',').map(Number)) {
-      await measure(engine, direct, depth);
-      const before = tryNativeEngine()?.stats() ?? [];
-      const rate = await measure(engine, direct, depth);
-      const used =
-        tryNativeEngine()
-          ?.stats()
-          .map((n, i) => n - before[i]) ?? [];
-      const qemu = qemuRate(engine, direct, depth, rate);
+      let rate = 0;
+      let qemu;
+      let used = [];
+      for (let round = 0; round < Number(values.rounds); round++) {
+        const before = tryNativeEngine()?.stats() ?? [];
+        const now = await measure(engine, direct, depth);
+        if (now > rate)
+          used =
+            tryNativeEngine()
+              ?.stats()
+              .map((n, i) => n - before[i]) ?? [];
+        rate = Math.max(rate, now);
+        const theirs = qemuRate(engine, direct, depth, rate);
+        if (theirs !== undefined) qemu = Math.max(qemu ?? 0, theirs);
+      }
       const ratio = qemu === undefined ? '' : (rate / qemu).toFixed(2);
       const row = `${cache.padEnd(8)}${engine.padEnd(10)}${String(depth).padStart(4)}`;
       console.log(`${row}${kilo(rate)}${kilo(qemu)}${ratio.padStart(8)}   ${used.join(' ')}`);

@@ -21,6 +21,7 @@ export interface TlsCredentials {
   readonly endpoint: 'client' | 'server';
   readonly x509?: {
     readonly ca?: Uint8Array;
+    readonly crl?: Uint8Array;
     readonly cert?: Uint8Array;
     readonly key?: Uint8Array;
     readonly passphrase?: string;
@@ -40,24 +41,33 @@ export interface TlsOptions {
   readonly hostname?: string | undefined;
 }
 
-/** One connection. Callbacks are set by the owner before the next event-loop turn. */
+/**
+ * One connection. Callbacks are set by the owner before the next event-loop turn.
+ *
+ * The peer may close its half and still read: then onClose comes with no error, and what is
+ * written afterwards is sent nevertheless until `end` or `destroy`.
+ */
 export interface ByteStream {
   /** A piece arrived; it belongs to the receiver. */
   onData: (piece: Uint8Array) => void;
   /** No more data will come; `error` when the connection broke. Called once. */
   onClose: (error: Error | undefined) => void;
-  /** The bytes that wait to be sent fell to zero after `write` returned false. */
+  /** The bytes that wait to be sent fell low after `write` returned false. */
   onDrain: () => void;
-  /** Sends the pieces in order; they must not change until sent. False: wait for onDrain. */
-  write(pieces: readonly Uint8Array[]): boolean;
-  /** Stops and restarts onData. */
+  /**
+   * Sends the pieces in order; they must not change until `sent` is called, which happens
+   * when the kernel has them all, and never when the connection breaks before.
+   * False: too much is waiting, the owner should wait for onDrain.
+   */
+  write(pieces: readonly Uint8Array[], sent?: () => void): boolean;
+  /** Stops and restarts onData; a piece that was on its way may still come. */
   pause(): void;
   resume(): void;
-  /** Sends what is queued, then closes. Resolves when closed. */
+  /** Sends what is queued, then closes. Resolves when closed, however that came about. */
   end(): Promise<void>;
-  /** Closes at once. */
+  /** Closes at once; onClose follows. */
   destroy(): void;
-  /** Turns the connection into a TLS one; data that came is handed to TLS. */
+  /** Turns the connection into a TLS one; this object is of no more use but for `destroy`. */
   startTls(options: TlsOptions): Promise<ByteStream>;
   /** For messages and logs. */
   readonly peerName: string;

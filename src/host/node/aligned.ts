@@ -2,7 +2,7 @@
 
 const PAGE = 4096;
 const WASM_PAGE = 65536;
-/** Smaller buffers are cut from chunks of this size. */
+/** Smaller buffers are cut from chunks of this size (two huge pages). */
 const CHUNK_BYTES = 4 * 1024 * 1024;
 
 /**

@@ -70,17 +70,23 @@ function nativeFolder(): string | undefined {
   }
 }
 
+/** require() of an addon without the resolution of names, which costs more than the rest. */
+function open(path: string): NativeBinding {
+  const module: { exports: Partial<NativeBinding> } = { exports: {} };
+  process.dlopen(module, path);
+  return module.exports as NativeBinding;
+}
+
 function load(): NativeBinding | string {
   if (process.env['VDISK_NO_NATIVE'] === '1') return 'VDISK_NO_NATIVE is set';
-  const require = createRequire(import.meta.url);
   const named = process.env['VDISK_NATIVE_ADDON'];
   try {
-    if (named !== undefined) return require(resolve(named)) as NativeBinding;
+    if (named !== undefined) return open(resolve(named));
     const folder = nativeFolder();
     if (folder === undefined) return 'the package has no native folder';
     const built = join(folder, 'build', 'Release', 'vdisk_native.node');
-    if (existsSync(built)) return require(built) as NativeBinding;
-    const find = require('node-gyp-build') as (folder: string) => NativeBinding;
+    if (existsSync(built)) return open(built);
+    const find = createRequire(import.meta.url)('node-gyp-build') as (folder: string) => NativeBinding;
     return find(folder);
   } catch (error) {
     return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
