@@ -4,7 +4,8 @@
 // `npm run bench`.
 //
 // node bench/engine.mjs [--file=PATH] [--engines=a,b] [--depths=1,16,64] [--size=4096]
-//   [--cache=warm|direct] [--write] [--random] [--layers=3] [--seconds=1] [--rounds=1] [--qemu=PATH]
+//   [--cache=warm|direct] [--write] [--random] [--layers=3] [--seconds=1] [--rounds=1]
+//   [--qemu=PATH]
 // With several rounds both take turns, and the best of each counts: for machines with other work.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, openSync, writeSync, closeSync } from 'node:fs';

@@ -2,7 +2,8 @@
 // Makes the binaries that the published package carries: native/prebuilds/linux-{x64,arm64}/, named
 // as node-gyp-build looks for them. See docs/internals/native.md.
 //
-// node native/prebuild.mjs [ARCH...]     compilers: CC_x64, CC_arm64 (else cc, or the usual cross gcc)
+// node native/prebuild.mjs [ARCH...]
+// Compilers: CC_x64, CC_arm64 (else cc, or the usual cross gcc).
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';

@@ -95,7 +95,7 @@ withAddon('AES-XTS', () => {
   }
 
   for (const keyBytes of [32, 64]) {
-    test(`instructions, tables, TypeScript and the pool agree, key of ${keyBytes} bytes`, async () => {
+    test(`instructions, tables, TypeScript and the pool agree: ${keyBytes} bytes`, async () => {
       const random = seededRandom();
       const key = random.bytes(keyBytes);
       const twin = new AesXts(key);

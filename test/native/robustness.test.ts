@@ -249,7 +249,9 @@ withAddon('the end of programs and threads', () => {
   });
 
   test('an uncaught error with requests in flight', () => {
-    const result = runModule(`${start} many(); setImmediate(() => { throw new Error('oops'); });`);
+    const result = runModule(`${start}
+      many();
+      setImmediate(() => { throw new Error('oops'); });`);
     expect(result.end).toBe('1');
     expect(result.said).toContain('oops');
   });
@@ -264,7 +266,9 @@ withAddon('the end of programs and threads', () => {
   test('an exception in a continuation does not stop the engine', () => {
     const result = runModule(`${start}
       process.on('uncaughtException', (e) => console.log(e.message));
-      files[3].read(0, Iov.alloc(512)).then(() => { queueMicrotask(() => { throw new Error('a'); }); });
+      files[3].read(0, Iov.alloc(512)).then(() => {
+        queueMicrotask(() => { throw new Error('a'); });
+      });
       setTimeout(async () => console.log((await Promise.all(many())).length), 20);`);
     expect(result).toEqual({ end: '0', said: 'a\n2404' });
   });

@@ -86,7 +86,8 @@ function load(): NativeBinding | string {
     if (folder === undefined) return 'the package has no native folder';
     const built = join(folder, 'build', 'Release', 'vdisk_native.node');
     if (existsSync(built)) return open(built);
-    const find = createRequire(import.meta.url)('node-gyp-build') as (folder: string) => NativeBinding;
+    const require = createRequire(import.meta.url);
+    const find = require('node-gyp-build') as (folder: string) => NativeBinding;
     return find(folder);
   } catch (error) {
     return error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);

@@ -1,9 +1,10 @@
-/** The socket port over node:net and node:tls. */
-import { chmodSync, unlinkSync } from 'node:fs';
+/** The socket port over node:net and node:tls. Messages of errors are QEMU's, complete. */
+import { chmodSync, lstatSync, readFileSync, unlinkSync } from 'node:fs';
+import { lookup } from 'node:dns/promises';
 import type { AddressInfo, ListenOptions, NetConnectOpts, Server, Socket } from 'node:net';
 import { createServer, connect as netConnect, Socket as NetSocket } from 'node:net';
-import { lookup } from 'node:dns/promises';
 import { HostError } from '../file.js';
+import { errnoText } from '../errno.js';
 import type { ByteStream, HostSockets, Listener, SocketAddress, TlsOptions } from '../socket.js';
 import { toHostError } from './errors.js';
 
@@ -11,6 +12,11 @@ const nothing = (): void => undefined;
 
 /** Bytes queued in a socket above which `write` asks the owner to wait. */
 const HIGH_WATER = 4 * 1024 * 1024;
+/** sizeof(sun_path) of Linux. */
+const UNIX_PATH_MAX = 108;
+
+type InetAddress = Extract<SocketAddress, { type: 'inet' }>;
+type UnixAddress = Extract<SocketAddress, { type: 'unix' }>;
 
 class NodeStream implements ByteStream {
   onData: (piece: Uint8Array) => void = nothing;
@@ -52,15 +58,21 @@ class NodeStream implements ByteStream {
     this.onDrain();
   };
 
-  write(pieces: readonly Uint8Array[]): boolean {
+  write(pieces: readonly Uint8Array[], sent?: () => void): boolean {
     const socket = this.#socket;
-    if (socket.destroyed || !socket.writable) return true;
-    const only = pieces[0];
-    if (pieces.length === 1 && only !== undefined) {
-      socket.write(only);
+    const last = pieces[pieces.length - 1];
+    if (socket.destroyed || !socket.writable || last === undefined) return true;
+    const done =
+      sent === undefined
+        ? undefined
+        : (error?: Error | null): void => {
+            if (error === undefined || error === null) sent();
+          };
+    if (pieces.length === 1) {
+      socket.write(last, done);
     } else {
       socket.cork();
-      for (const piece of pieces) socket.write(piece);
+      for (const piece of pieces) socket.write(piece, piece === last ? done : undefined);
       socket.uncork();
     }
     return socket.writableLength < HIGH_WATER;
@@ -76,11 +88,12 @@ class NodeStream implements ByteStream {
 
   end(): Promise<void> {
     const socket = this.#socket;
-    if (socket.destroyed) return Promise.resolve();
+    if (socket.closed) return Promise.resolve();
     return new Promise((resolve) => {
       socket.once('close', () => {
         resolve();
       });
+      if (socket.destroyed) return;
       socket.end(() => {
         socket.destroy();
       });
@@ -92,10 +105,12 @@ class NodeStream implements ByteStream {
   }
 
   async startTls(options: TlsOptions): Promise<ByteStream> {
-    const { wrapTls } = await import('./tls.js');
-    this.#upgraded = true;
     const socket = this.#socket;
+    // At once: what arrives from now on is for TLS.
+    this.#upgraded = true;
     socket.off('data', this.#data);
+    socket.pause();
+    const { wrapTls } = await import('./tls.js');
     const { secure, identity } = await wrapTls(socket, options);
     const stream = new NodeStream(secure, this.peerName);
     stream.tlsIdentity = identity;
@@ -104,25 +119,55 @@ class NodeStream implements ByteStream {
 }
 
 /** Where an address lives, as people write it. */
-export function addressText(address: SocketAddress): string {
+function addressText(address: SocketAddress): string {
   if (address.type === 'unix') return address.path;
   return address.type === 'fd' ? `fd ${address.fd}` : `${address.host}:${address.port}`;
 }
 
-function unixPath(address: Extract<SocketAddress, { type: 'unix' }>): string {
-  return address.abstract === true ? `\0${address.path}` : address.path;
+function unixPath(address: UnixAddress): string {
+  const path = address.abstract === true ? `\0${address.path}` : address.path;
+  if (Buffer.byteLength(path) >= UNIX_PATH_MAX) {
+    throw new HostError(
+      'ENAMETOOLONG',
+      `UNIX socket path '${address.path}' is too long\n` +
+        `Path must be less than ${UNIX_PATH_MAX} bytes`,
+    );
+  }
+  return path;
 }
 
-async function connectOptions(address: SocketAddress): Promise<NetConnectOpts> {
-  if (address.type === 'unix') return { path: unixPath(address) };
-  if (address.type === 'fd') throw new HostError('EINVAL', 'A descriptor is connected already');
-  const family = familyOf(address);
-  const port = Number(address.port);
-  if (!Number.isInteger(port) || port < 0 || port > 65535) {
-    throw new HostError('EINVAL', `Invalid port '${address.port}'`);
+function unresolved(address: InetAddress, why: string): HostError {
+  const place = `${address.host}:${address.port}`;
+  return new HostError('ENOENT', `address resolution failed for ${place}: ${why}`);
+}
+
+/** The port's number; service names are those of /etc/services. */
+function portOf(address: InetAddress): number {
+  const { port } = address;
+  if (/^\d+$/.test(port) && Number(port) <= 65535) return Number(port);
+  if (/^[A-Za-z][\w-]*$/.test(port)) {
+    let services = '';
+    try {
+      services = readFileSync('/etc/services', 'latin1');
+    } catch {
+      // A system without the file knows no names.
+    }
+    for (const line of services.split('\n')) {
+      const [name, number, ...aliases] = line.replace(/#.*/, '').trim().split(/\s+/);
+      const m = /^(\d+)\/tcp$/.exec(number ?? '');
+      if (m !== null && (name === port || aliases.includes(port))) return Number(m[1]);
+    }
   }
-  const found = await lookup(address.host, { family });
-  return { host: found.address, port, family: found.family };
+  throw unresolved(address, 'Servname not supported for ai_socktype');
+}
+
+/** All addresses of the host, in the system's order. */
+async function resolve(address: InetAddress): Promise<{ address: string; family: number }[]> {
+  try {
+    return await lookup(address.host, { family: familyOf(address), all: true });
+  } catch {
+    throw unresolved(address, 'Name or service not known');
+  }
 }
 
 function familyOf(address: Extract<SocketAddress, { type: 'inet' }>): 0 | 4 | 6 {
@@ -134,59 +179,83 @@ function familyOf(address: Extract<SocketAddress, { type: 'inet' }>): 0 | 4 | 6 
 
 async function connect(address: SocketAddress, signal?: AbortSignal): Promise<ByteStream> {
   if (address.type === 'fd') {
-    const socket = new NetSocket({ fd: address.fd });
+    const socket = new NetSocket({ fd: address.fd, allowHalfOpen: true });
     return new NodeStream(socket, addressText(address));
   }
-  const options = await connectOptions(address).catch((e: unknown) => {
-    throw toHostError(e);
-  });
+  const ways: NetConnectOpts[] = [];
+  if (address.type === 'unix') {
+    ways.push({ path: unixPath(address) });
+  } else {
+    const port = portOf(address);
+    for (const { address: host, family } of await resolve(address)) {
+      ways.push({ host, port, family });
+    }
+  }
+  let failure: unknown;
+  for (const way of ways) {
+    try {
+      const socket = await connectOne(way, signal);
+      socket.setNoDelay(true);
+      if (address.type === 'inet' && address.keepAlive === true) socket.setKeepAlive(true);
+      return new NodeStream(socket, addressText(address));
+    } catch (e) {
+      failure ??= e;
+      if (signal?.aborted === true) break;
+    }
+  }
+  const cause = toHostError(failure);
+  const text = `Failed to connect to '${addressText(address)}': ${errnoText(cause.code)}`;
+  throw new HostError(cause.code, text, { cause });
+}
+
+function connectOne(options: NetConnectOpts, signal: AbortSignal | undefined): Promise<Socket> {
   return new Promise((resolve, reject) => {
-    const socket = netConnect(options);
+    if (signal?.aborted === true) {
+      reject(new HostError('ECANCELED'));
+      return;
+    }
+    const socket = netConnect({ ...options, allowHalfOpen: true });
     const abort = (): void => {
       socket.destroy();
       reject(new HostError('ECANCELED'));
     };
-    if (signal?.aborted === true) {
-      abort();
-      return;
-    }
     signal?.addEventListener('abort', abort, { once: true });
     const fail = (error: Error): void => {
       signal?.removeEventListener('abort', abort);
-      reject(toHostError(error));
+      reject(error);
     };
     socket.once('error', fail);
     socket.once('connect', () => {
       signal?.removeEventListener('abort', abort);
       socket.off('error', fail);
-      socket.setNoDelay(true);
-      if (address.type === 'inet' && address.keepAlive === true) socket.setKeepAlive(true);
-      resolve(new NodeStream(socket, addressText(address)));
+      resolve(socket);
     });
   });
 }
 
-function listenOptions(address: SocketAddress, backlog: number): ListenOptions | { fd: number } {
+async function listenOptions(
+  address: SocketAddress,
+  backlog: number,
+): Promise<ListenOptions | { fd: number }> {
   if (address.type === 'fd') return { fd: address.fd };
   if (address.type === 'unix') return { path: unixPath(address), backlog };
-  const host = address.host === '' ? undefined : address.host;
-  return {
-    port: Number(address.port),
-    backlog,
-    ...(host === undefined ? {} : { host }),
-    ipv6Only: address.ipv6 === true && address.ipv4 === false,
-  };
+  const port = portOf(address);
+  const ipv6Only = address.ipv6 === true && address.ipv4 === false;
+  if (address.host === '') return { port, backlog, ipv6Only };
+  const [first] = await resolve(address);
+  return { port, backlog, host: first?.address ?? address.host, ipv6Only };
 }
 
-/** A socket file that nobody listens on any more stands in the way: take it away, as QEMU does. */
-async function clearStale(address: SocketAddress): Promise<void> {
+/** A socket file in the way is taken away, as QEMU does; any other file stays. */
+function clearOld(address: SocketAddress): void {
   if (address.type !== 'unix' || address.abstract === true) return;
-  try {
-    const probe = await connect(address);
-    probe.destroy();
-  } catch (e) {
-    if (e instanceof HostError && e.code === 'ECONNREFUSED') unlinkSync(address.path);
+  const { path } = address;
+  const old = lstatSync(path, { throwIfNoEntry: false });
+  if (old === undefined) return;
+  if (!old.isSocket()) {
+    throw new HostError('EADDRINUSE', `Failed to bind socket to ${path}: it exists, no socket`);
   }
+  unlinkSync(path);
 }
 
 function realAddress(server: Server, address: SocketAddress): SocketAddress {
@@ -200,18 +269,21 @@ async function listen(
   onConnection: (stream: ByteStream) => void,
   options: { readonly mode?: number; readonly backlog?: number } = {},
 ): Promise<Listener> {
-  await clearStale(address);
-  const server = createServer({ pauseOnConnect: false, noDelay: true }, (socket) => {
+  const how = await listenOptions(address, options.backlog ?? 128);
+  clearOld(address);
+  const server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => {
     const peer = socket.remoteAddress;
     const name = peer === undefined ? addressText(address) : `${peer}:${socket.remotePort ?? 0}`;
     onConnection(new NodeStream(socket, name));
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => {
-      reject(toHostError(error));
+      reject(cannotListen(address, toHostError(error)));
     });
-    server.listen(listenOptions(address, options.backlog ?? 128), resolve);
+    server.listen(how, resolve);
   });
+  // An accept that fails (too many files) is tried again with the next connection.
+  server.on('error', nothing);
   if (address.type === 'unix' && address.abstract !== true && options.mode !== undefined) {
     chmodSync(address.path, options.mode);
   }
@@ -224,6 +296,14 @@ async function listen(
         resolve();
       }),
   };
+}
+
+function cannotListen(address: SocketAddress, cause: HostError): HostError {
+  const text =
+    address.type === 'inet'
+      ? 'Failed to find an available port'
+      : `Failed to bind socket to ${addressText(address)}`;
+  return new HostError(cause.code, `${text}: ${errnoText(cause.code)}`, { cause });
 }
 
 export const nodeSockets: HostSockets = { connect, listen };

@@ -16,6 +16,7 @@ function contextOf(c: TlsCredentials): ReturnType<typeof createSecureContext> {
   const { x509 } = c;
   return createSecureContext({
     ...(x509?.ca === undefined ? {} : { ca: buffer(x509.ca) }),
+    ...(x509?.crl === undefined ? {} : { crl: buffer(x509.crl) }),
     ...(x509?.cert === undefined ? {} : { cert: buffer(x509.cert) }),
     ...(x509?.key === undefined ? {} : { key: buffer(x509.key) }),
     ...(x509?.passphrase === undefined ? {} : { passphrase: x509.passphrase }),
