@@ -37,6 +37,7 @@ export class Program {
   /** As in usage lines: with the subcommand. */
   commandName: string;
   readonly output: IoOutput;
+  #held: string[] | undefined;
 
   constructor(name: string, output: IoOutput) {
     this.name = name;
@@ -52,8 +53,24 @@ export class Program {
     this.output.err(`${this.name}: ${message}\n${hint === undefined ? '' : `${hint}\n`}`);
   }
 
+  /** From now on warnings about flushes wait for {@link releaseWarnings}. */
+  holdWarnings(): void {
+    this.#held = [];
+  }
+
+  /** Prints what was held back, unless an error has told more than that already. */
+  releaseWarnings(print: boolean): void {
+    const held = this.#held ?? [];
+    this.#held = undefined;
+    if (print) for (const message of held) this.warning(message);
+  }
+
   /** A warning; texts that bring their own mark are printed as they are. */
   warning(message: string): void {
+    if (this.#held !== undefined && message.startsWith('Failed to flush')) {
+      this.#held.push(message);
+      return;
+    }
     const marked = message.startsWith('WARNING: ');
     this.output.err(marked ? `${message}\n` : `${this.name}: warning: ${message}\n`);
   }

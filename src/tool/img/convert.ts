@@ -347,6 +347,8 @@ async function convertOpen(
   const cache = cacheMode(asked.cache);
   const show = showProgress(program, asked.progress, asked.quiet);
   let complete = false;
+  // A target that could not be written cannot be flushed when it is closed, either.
+  program.holdWarnings();
   try {
     await convertImages({
       graph,
@@ -382,6 +384,7 @@ async function convertOpen(
     complete = true;
   } finally {
     show.end(complete);
+    program.releaseWarnings(complete);
   }
 }
 
