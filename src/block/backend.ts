@@ -87,9 +87,11 @@ export class Backend implements ChildParent {
   async detach(): Promise<void> {
     const root = this.#root;
     if (root === undefined) return;
+    const resume = await this.graph.hurry(root.node);
     await this.drainBegin();
     this.#root = undefined;
     this.drainEnd();
+    resume();
     await this.graph.detachEdge(root);
   }
 

@@ -120,8 +120,11 @@ export interface CheckOptions {
   readonly fixLeaks: boolean;
   readonly fixErrors: boolean;
   onProgress?(done: number, total: number): void;
-  /** One line of text for each finding, in QEMU's wording; `isError`: QEMU prints it to stderr. */
-  report(line: string): void;
+  /**
+   * One line of text for each finding, in QEMU's wording, which goes to standard error.
+   * `asTool`: QEMU puts the name of the tool before it.
+   */
+  report(line: string, asTool?: boolean): void;
 }
 
 export interface CheckResult {

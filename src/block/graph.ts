@@ -23,6 +23,7 @@ import { BlockError } from './errors.js';
 import { filenameOf } from './filename.js';
 import type { BlockNode } from './node.js';
 import { openNode } from './open.js';
+import type { ThrottleGroup } from './throttle-group.js';
 import { applyPerms, childPerms, cumulativePerms } from './permissions.js';
 
 /** What to open: a file name, options, or both; or the name of an open node. */
@@ -44,6 +45,8 @@ export interface GraphInit {
   readonly onWarning?: (message: string) => void;
   /** Receives one-line news that are no warnings ("blkdebug: Suspended request 'a'"). */
   readonly onNotice?: (message: string) => void;
+  /** Throttle groups by name; several graphs may share them. */
+  readonly throttleGroups?: Map<string, ThrottleGroup>;
   /** Looks up the secret of a `key-secret=ID` option. */
   readonly secret?: (id: string) => Promise<Uint8Array>;
   /** Looks up the TLS credentials of a `tls-creds=ID` option. */
@@ -54,6 +57,8 @@ export class BlockGraph {
   readonly host: Host;
   readonly drivers: readonly Driver[];
   readonly nodes = new Map<string, BlockNode>();
+  /** Throttle groups by name; whoever creates and removes objects keeps it up to date. */
+  readonly throttleGroups: Map<string, ThrottleGroup>;
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
   readonly #secret: ((id: string) => Promise<Uint8Array>) | undefined;
@@ -66,6 +71,7 @@ export class BlockGraph {
     this.drivers = init.drivers;
     this.#onWarning = init.onWarning ?? ((): void => undefined);
     this.#onNotice = init.onNotice ?? ((): void => undefined);
+    this.throttleGroups = init.throttleGroups ?? new Map<string, ThrottleGroup>();
     this.#secret = init.secret;
     this.#tlsCredentials = init.tlsCredentials;
   }
@@ -175,6 +181,7 @@ export class BlockGraph {
       await applyPerms(new Map([[edge, { perm: edge.perm, shared: edge.shared }]]));
       edge.node.parents.add(edge);
       edge.parent.asNode?.children.set(edge.name, edge);
+      for (let i = 0; i < edge.node.quiesced; i++) await edge.parent.drainBegin();
     });
   }
 
@@ -184,6 +191,7 @@ export class BlockGraph {
       const parent = edge.parent.asNode;
       if (parent?.children.get(edge.name) === edge) parent.children.delete(edge.name);
       edge.node.parents.delete(edge);
+      for (let i = 0; i < edge.node.quiesced; i++) edge.parent.drainEnd();
       // Giving permissions back cannot conflict; a lock that cannot be given back goes with close.
       await applyPerms(new Map([[edge, null]]));
     });
@@ -224,6 +232,8 @@ export class BlockGraph {
         throw e;
       }
       to.parents.add(edge);
+      for (let i = from.quiesced; i < to.quiesced; i++) await edge.parent.drainBegin();
+      for (let i = to.quiesced; i < from.quiesced; i++) edge.parent.drainEnd();
     });
     edge.parent.asNode?.refreshLimits();
     edge.parent.childResized?.(edge);
@@ -249,13 +259,30 @@ export class BlockGraph {
    * every backend above it is held (N1 in node.ts).
    */
   async drainBegin(node: BlockNode): Promise<void> {
-    for (const edge of node.parents) await edge.parent.drainBegin();
+    node.quiesced++;
+    // First here, so that what the driver itself holds back (throttling) is let go.
     await node.instance.drainBegin?.();
+    for (const edge of [...node.parents]) await edge.parent.drainBegin();
   }
 
   drainEnd(node: BlockNode): void {
-    node.instance.drainEnd?.();
+    node.quiesced--;
     for (const edge of node.parents) edge.parent.drainEnd();
+    node.instance.drainEnd?.();
+  }
+
+  /**
+   * Drivers below `node`, itself included, let go what they hold back, so that requests in
+   * flight end soon. Returns what takes that back.
+   */
+  async hurry(node: BlockNode): Promise<() => void> {
+    const seen = new Set<BlockNode>([node]);
+    for (const each of seen) for (const child of each.children.values()) seen.add(child.node);
+    const held = [...seen].filter((each) => each.instance.drainBegin !== undefined);
+    for (const each of held) await each.instance.drainBegin?.();
+    return () => {
+      for (const each of held) each.instance.drainEnd?.();
+    };
   }
 
   filenameOf(node: BlockNode): string {

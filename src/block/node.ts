@@ -73,6 +73,8 @@ export class BlockNode {
   writeThreshold = 0;
   onThreshold: ((excess: number) => void) | undefined;
   writeGeneration = 0;
+  /** How many drains hold requests to this node back (kept by the graph). */
+  quiesced = 0;
   /** Copy-on-read requests of parents in force (`copy-on-read=on`). */
   copyOnReadUsers = 0;
   #flushedGeneration = 0;

@@ -7,6 +7,7 @@
  */
 import type { Driver } from '../block/driver.js';
 import { blkdebugDriver } from '../filter/blkdebug/driver.js';
+import { throttleDriver } from '../filter/throttle.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
@@ -27,4 +28,5 @@ export const drivers: readonly Driver[] = [
   luksDriver,
   nbdDriver,
   blkdebugDriver,
+  throttleDriver,
 ];

@@ -83,9 +83,12 @@ export interface Listener {
 }
 
 export interface HostSockets {
-  /** Rejects with HostError. `signal` gives up. */
+  /** Rejects with HostError; the message is complete ("Failed to connect to …"). */
   connect(address: SocketAddress, signal?: AbortSignal): Promise<ByteStream>;
-  /** `mode`: permission bits of a Unix socket's file. */
+  /**
+   * `mode`: permission bits of a Unix socket's file, which takes the place of an older socket's.
+   * Rejects with HostError; the message is complete ("Failed to bind socket to …").
+   */
   listen(
     address: SocketAddress,
     onConnection: (stream: ByteStream) => void,

@@ -24,7 +24,12 @@ export function toolGraph(program: Program, objects?: ToolObjects): BlockGraph {
     onNotice: (message) => {
       program.output.err(`${message}\n`);
     },
-    ...(objects === undefined ? {} : { secret: (id: string) => objects.secret(id) }),
+    ...(objects === undefined
+      ? {}
+      : {
+          secret: (id: string) => objects.secret(id),
+          tlsCredentials: (id: string) => objects.tlsCredentials(id, 'client'),
+        }),
   });
 }
 

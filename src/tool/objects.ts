@@ -12,6 +12,8 @@ import { optIdentifier } from '../options/opt-values.js';
 import { OptionError } from '../options/option-error.js';
 import type { Infer } from '../options/schema.js';
 import { parseValue, t } from '../options/schema.js';
+import type { TlsCredentials } from '../host/socket.js';
+import type { Authorization, NetworkObject } from './network-objects.js';
 
 const secretOptions = t.struct('SecretProperties', {
   data: t.optional(t.str({ doc: 'the secret itself', secret: true })),
@@ -26,10 +28,22 @@ type SecretOptions = Infer<typeof secretOptions>;
 /** Kinds of object that are accepted and do nothing: one loop serves a tool. */
 const ignoredKinds = new Set(['iothread', 'main-loop']);
 
+/** Kinds for connections; network-objects.ts makes them, or says why it cannot. */
+const networkKinds = new Set([
+  'tls-creds-x509',
+  'tls-creds-psk',
+  'tls-creds-anon',
+  'authz-simple',
+  'authz-list',
+  'authz-list-file',
+  'authz-pam',
+]);
+
 /** The objects of one run of a tool. */
 export class ToolObjects {
   readonly #secrets = new Map<string, Uint8Array>();
   readonly #ids = new Set<string>();
+  readonly #network = new Map<string, NetworkObject>();
 
   /** Creates what one `--object` argument describes. Throws OptionError or BlockError. */
   async add(text: string): Promise<void> {
@@ -37,7 +51,7 @@ export class ToolObjects {
     if (!isObject(given)) throw new OptionError('Invalid parameter type, expected: object');
     const { 'qom-type': kind, id, ...rest } = { ...given };
     if (typeof kind !== 'string') throw new OptionError("Parameter 'qom-type' is missing");
-    if (kind !== 'secret' && !ignoredKinds.has(kind)) {
+    if (kind !== 'secret' && !ignoredKinds.has(kind) && !networkKinds.has(kind)) {
       throw new OptionError(`Parameter 'qom-type' does not accept value '${kind}'`);
     }
     if (typeof id !== 'string') throw new OptionError("Parameter 'id' is missing");
@@ -47,8 +61,13 @@ export class ToolObjects {
         `attempt to add duplicate property '${id}' to object (type 'container')`,
       );
     }
+    const from = isJsonArgument(text) ? 'qmp' : 'keyval';
+    if (networkKinds.has(kind)) {
+      const { createNetworkObject } = await import('./network-objects.js');
+      const find = (name: string): Promise<Uint8Array> => this.secret(name);
+      this.#network.set(id, await createNetworkObject(kind, id, rest, from, find));
+    }
     if (kind === 'secret') {
-      const from = isJsonArgument(text) ? 'qmp' : 'keyval';
       this.#secrets.set(id, await this.#load(parseValue(secretOptions, rest, { from })));
     }
     this.#ids.add(id);
@@ -59,6 +78,27 @@ export class ToolObjects {
     const found = this.#secrets.get(id);
     if (found === undefined) throw new BlockError('ENOENT', `No secret with id '${id}'`);
     return found;
+  }
+
+  /** TLS credentials for one end of a connection. Throws BlockError with QEMU's text. */
+  async tlsCredentials(id: string, endpoint: 'client' | 'server'): Promise<TlsCredentials> {
+    const found = this.#network.get(id)?.tls;
+    if (found === undefined) {
+      const other = this.#ids.has(id);
+      const text = other
+        ? `Object with id '${id}' is not TLS credentials`
+        : `No TLS credentials with id '${id}'`;
+      throw new BlockError('EINVAL', text);
+    }
+    if (found.endpoint !== endpoint) {
+      throw new BlockError('EINVAL', `Expected TLS credentials for a ${endpoint} endpoint`);
+    }
+    return found;
+  }
+
+  /** An access list; undefined when no object of this id is one. */
+  tryAuthorization(id: string): Authorization | undefined {
+    return this.#network.get(id)?.authz;
   }
 
   async #load(options: SecretOptions): Promise<Uint8Array> {

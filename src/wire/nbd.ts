@@ -148,7 +148,11 @@ export interface NbdRequest {
   /** Opaque; two 32-bit halves, kept as they came. */
   readonly cookieHigh: number;
   readonly cookieLow: number;
+  /** Infinity when above 2^53 - 1. */
   readonly offset: number;
+  /** The same as it came. */
+  readonly offsetHigh: number;
+  readonly offsetLow: number;
   readonly length: number;
 }
 
@@ -170,51 +174,95 @@ export function writeU64(v: DataView, at: number, value: number): void {
   v.setUint32(at + 4, value >>> 0);
 }
 
-/** Decodes a request header; undefined when the magic is wrong. */
-export function decodeRequest(b: Uint8Array, extended: boolean): NbdRequest | undefined {
-  const v = view(b);
+/** Decodes the request header at `at`; undefined when the magic is wrong. */
+export function decodeRequest(
+  v: DataView,
+  at: number,
+  extended: boolean,
+): NbdRequest | undefined {
   const magic = extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
-  if (v.getUint32(0) !== magic) return undefined;
+  if (v.getUint32(at) !== magic) return undefined;
   return {
-    flags: v.getUint16(4),
-    type: v.getUint16(6),
-    cookieHigh: v.getUint32(8),
-    cookieLow: v.getUint32(12),
-    offset: readU64(v, 16),
-    length: extended ? readU64(v, 24) : v.getUint32(24),
+    flags: v.getUint16(at + 4),
+    type: v.getUint16(at + 6),
+    cookieHigh: v.getUint32(at + 8),
+    cookieLow: v.getUint32(at + 12),
+    offset: readU64(v, at + 16),
+    offsetHigh: v.getUint32(at + 16),
+    offsetLow: v.getUint32(at + 20),
+    length: extended ? readU64(v, at + 24) : v.getUint32(at + 24),
   };
 }
 
-/** Writes a request header into `b` and returns its length. */
-export function encodeRequest(b: Uint8Array, r: NbdRequest, extended: boolean): number {
-  const v = view(b);
-  v.setUint32(0, extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
-  v.setUint16(4, r.flags);
-  v.setUint16(6, r.type);
-  v.setUint32(8, r.cookieHigh);
-  v.setUint32(12, r.cookieLow);
-  writeU64(v, 16, r.offset);
+/** Writes a request header at `at` and returns its length. */
+export function encodeRequest(
+  v: DataView,
+  at: number,
+  r: Omit<NbdRequest, 'offsetHigh' | 'offsetLow'>,
+  extended: boolean,
+): number {
+  v.setUint32(at, extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
+  v.setUint16(at + 4, r.flags);
+  v.setUint16(at + 6, r.type);
+  v.setUint32(at + 8, r.cookieHigh);
+  v.setUint32(at + 12, r.cookieLow);
+  writeU64(v, at + 16, r.offset);
   if (!extended) {
-    v.setUint32(24, r.length);
+    v.setUint32(at + 24, r.length);
     return NBD_REQUEST_BYTES;
   }
-  writeU64(v, 24, r.length);
+  writeU64(v, at + 24, r.length);
   return NBD_EXTENDED_REQUEST_BYTES;
 }
 
 /** Cookie of a reply: the request that it answers. */
 export type NbdCookie = Pick<NbdRequest, 'cookieHigh' | 'cookieLow'>;
+/** What replies with extended headers repeat of their request. */
+export type NbdAnswered = NbdCookie & Pick<NbdRequest, 'offsetHigh' | 'offsetLow'>;
 
 export const NBD_SIMPLE_REPLY_BYTES = 16;
 export const NBD_STRUCTURED_REPLY_BYTES = 20;
 export const NBD_EXTENDED_REPLY_BYTES = 32;
 
-export function encodeSimpleReply(b: Uint8Array, cookie: NbdCookie, errno: number): void {
-  const v = view(b);
-  v.setUint32(0, NBD_SIMPLE_REPLY_MAGIC);
-  v.setUint32(4, errno);
-  v.setUint32(8, cookie.cookieHigh);
-  v.setUint32(12, cookie.cookieLow);
+/** Writes a simple reply at `at`. */
+export function encodeSimpleReply(
+  v: DataView,
+  at: number,
+  cookie: NbdCookie,
+  errno: number,
+): void {
+  v.setUint32(at, NBD_SIMPLE_REPLY_MAGIC);
+  v.setUint32(at + 4, errno);
+  v.setUint32(at + 8, cookie.cookieHigh);
+  v.setUint32(at + 12, cookie.cookieLow);
+}
+
+/**
+ * Writes a structured or extended chunk header at `at` and returns its length. `request` is
+ * what the chunk answers, `length` counts the payload that follows.
+ */
+export function encodeChunk(
+  v: DataView,
+  at: number,
+  extended: boolean,
+  flags: number,
+  type: number,
+  request: NbdAnswered,
+  length: number,
+): number {
+  v.setUint32(at, extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
+  v.setUint16(at + 4, flags);
+  v.setUint16(at + 6, type);
+  v.setUint32(at + 8, request.cookieHigh);
+  v.setUint32(at + 12, request.cookieLow);
+  if (!extended) {
+    v.setUint32(at + 16, length);
+    return NBD_STRUCTURED_REPLY_BYTES;
+  }
+  v.setUint32(at + 16, request.offsetHigh);
+  v.setUint32(at + 20, request.offsetLow);
+  writeU64(v, at + 24, length);
+  return NBD_EXTENDED_REPLY_BYTES;
 }
 
 export interface NbdChunkHeader extends NbdCookie {
@@ -224,23 +272,6 @@ export interface NbdChunkHeader extends NbdCookie {
   readonly length: number;
   /** Extended headers only: offset of the request. */
   readonly offset?: number;
-}
-
-/** Writes a structured or extended chunk header; returns its length. */
-export function encodeChunk(b: Uint8Array, c: NbdChunkHeader, extended: boolean): number {
-  const v = view(b);
-  v.setUint32(0, extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
-  v.setUint16(4, c.flags);
-  v.setUint16(6, c.type);
-  v.setUint32(8, c.cookieHigh);
-  v.setUint32(12, c.cookieLow);
-  if (!extended) {
-    v.setUint32(16, c.length);
-    return NBD_STRUCTURED_REPLY_BYTES;
-  }
-  writeU64(v, 16, c.offset ?? 0);
-  writeU64(v, 24, c.length);
-  return NBD_EXTENDED_REPLY_BYTES;
 }
 
 /** A reply header as the client reads it. */
@@ -255,28 +286,29 @@ export function replyHeaderBytes(magic: number): number | undefined {
   return magic === NBD_EXTENDED_REPLY_MAGIC ? NBD_EXTENDED_REPLY_BYTES : undefined;
 }
 
-/** Decodes a reply header of the right length (see {@link replyHeaderBytes}). */
-export function decodeReply(b: Uint8Array): NbdReplyHeader {
-  const v = view(b);
-  const cookie = { cookieHigh: v.getUint32(8), cookieLow: v.getUint32(12) };
-  const magic = v.getUint32(0);
+/** Decodes the reply header at `at`, all of which is there (see {@link replyHeaderBytes}). */
+export function decodeReply(v: DataView, at: number): NbdReplyHeader {
+  const magic = v.getUint32(at);
+  const cookieHigh = v.getUint32(at + 8);
+  const cookieLow = v.getUint32(at + 12);
   if (magic === NBD_SIMPLE_REPLY_MAGIC) {
-    return { kind: 'simple', errno: v.getUint32(4), ...cookie };
+    return { kind: 'simple', errno: v.getUint32(at + 4), cookieHigh, cookieLow };
   }
-  const base = { kind: 'chunk', flags: v.getUint16(4), type: v.getUint16(6), ...cookie } as const;
-  if (magic === NBD_STRUCTURED_REPLY_MAGIC) {
-    return { ...base, bytes: NBD_STRUCTURED_REPLY_BYTES, length: v.getUint32(16) };
-  }
+  const extended = magic === NBD_EXTENDED_REPLY_MAGIC;
   return {
-    ...base,
-    bytes: NBD_EXTENDED_REPLY_BYTES,
-    offset: readU64(v, 16),
-    length: readU64(v, 24),
+    kind: 'chunk',
+    bytes: extended ? NBD_EXTENDED_REPLY_BYTES : NBD_STRUCTURED_REPLY_BYTES,
+    flags: v.getUint16(at + 4),
+    type: v.getUint16(at + 6),
+    cookieHigh,
+    cookieLow,
+    length: extended ? readU64(v, at + 24) : v.getUint32(at + 16),
+    ...(extended ? { offset: readU64(v, at + 16) } : {}),
   };
 }
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
 export function nbdText(bytes: Uint8Array): string {
   return decoder.decode(bytes);

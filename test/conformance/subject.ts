@@ -9,6 +9,7 @@
 import { createImage, prepareCreate } from '../../src/block/create.js';
 import type { Backend, BlockGraph, Driver, Host, NodeOptions, OpenFlags } from '../../src/index.js';
 import { drivers, nodeHost } from '../../src/index.js';
+import { ThrottleGroup } from '../../src/block/throttle-group.js';
 import { passThroughDriver } from '../../src/filter/pass-through.js';
 import { FakeFiles, fakeHost, testGraph } from '../support/index.js';
 
@@ -115,6 +116,7 @@ const special: Record<string, Special> = {
   },
   luks: (driver) =>
     formatSubject(driver, { 'key-secret': 'any', 'iter-time': 10 }, { 'key-secret': 'any' }),
+  throttle: (driver) => filterSubject(driver, { 'throttle-group': 'none' }),
   memory: () => async (_files, setting) => ({ driver: 'memory', size: setting.bytes }),
   'null-co': () => async (_files, setting) => ({
     driver: 'null-co',
@@ -198,6 +200,7 @@ async function openDisk(
   flags: Partial<OpenFlags>,
 ): Promise<Disk> {
   const graph = testGraph({
+    throttleGroups: new Map([['none', new ThrottleGroup('none', nodeHost().clock)]]),
     host: hostWith(files),
     drivers: [...drivers, passThroughDriver],
     secret,

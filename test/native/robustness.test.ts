@@ -234,8 +234,9 @@ withAddon('the end of programs and threads', () => {
     import { nodeFiles, tryNativeEngine, Iov } from BUNDLE;
     const open = (engine, direct) =>
       nodeFiles.open(FILE, { writable: true, direct, engine });
-    const files = await Promise.all(
-      [open('io_uring', true), open('native', true), open('threads', true), open('threads', false)]);
+    const files = await Promise.all([
+      open('io_uring', true), open('native', true), open('threads', true), open('threads', false),
+    ]);
     const many = () => files.flatMap((f) => Array.from({ length: 600 }, (_, i) =>
       i % 3 ? f.read(i * 4096, Iov.of(nodeFiles.alignedBuffer(4096)))
             : f.write(i * 4096, Iov.of(nodeFiles.alignedBuffer(4096)))))

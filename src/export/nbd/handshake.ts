@@ -5,7 +5,10 @@
  * Rules
  *  H1  With TLS demanded, nothing but STARTTLS and ABORT is answered before TLS.
  *  H2  After STARTTLS all earlier choices (structured replies, contexts) are forgotten.
- *  H3  Contexts chosen for one export name hold for GO with that name only.
+ *  H3  Contexts chosen for one export name hold for GO with that name only, and a new choice,
+ *      good or bad, takes the place of the one before.
+ *  H4  The replies to one option have left, or nearly, before the next option is looked at: a
+ *      client that asks and does not listen does not fill our memory.
  */
 import type { StreamReader } from '../../host/stream-reader.js';
 import { HostError } from '../../host/file.js';
@@ -44,6 +47,8 @@ export interface ChosenContext {
 export interface Negotiated {
   readonly reader: StreamReader;
   readonly export: NbdExport;
+  /** Length in bytes that the client was told. */
+  readonly size: number;
   readonly structured: boolean;
   readonly extended: boolean;
   readonly contexts: readonly ChosenContext[];
@@ -61,6 +66,9 @@ class Handshake {
   #extended = false;
   #contextsFor: string | undefined;
   #contexts: ChosenContext[] = [];
+  #replies: Uint8Array[] = [];
+  /** Length of the export of the last reply. */
+  #told = 0;
 
   constructor(reader: StreamReader, server: HandshakeServer) {
     this.#reader = reader;
@@ -75,6 +83,7 @@ class Handshake {
         .u16(NbdHandshake.fixedNewstyle | NbdHandshake.noZeroes)
         .done(),
     );
+    await this.#flush();
     const flags = new NbdReader(await this.#reader.take(4)).u32() ?? 0;
     const known = NbdHandshake.fixedNewstyle | NbdHandshake.noZeroes;
     if ((flags & ~known) !== 0) throw new HostError('EPROTO', 'Unknown client flags');
@@ -82,6 +91,7 @@ class Handshake {
     if ((flags & NbdHandshake.fixedNewstyle) === 0) return this.#plainNewstyle();
     for (;;) {
       const outcome = await this.#option();
+      await this.#flush();
       if (outcome !== 'next') return outcome;
     }
   }
@@ -90,7 +100,9 @@ class Handshake {
   async #plainNewstyle(): Promise<Negotiated | undefined> {
     const { option, data } = await this.#readOption();
     if (option !== NbdOption.exportName || this.#mustSecure()) return undefined;
-    return this.#exportName(data);
+    const outcome = this.#exportName(data);
+    await this.#flush();
+    return outcome;
   }
 
   async #readOption(): Promise<{ option: number; length: number; data: Uint8Array }> {
@@ -168,7 +180,8 @@ class Handshake {
       // Plain bytes behind STARTTLS would later pass for protected ones.
       throw new HostError('EPROTO', 'Data was sent before the TLS handshake');
     }
-    this.#reply(option, NbdReply.ack);
+    // In one go: what comes next from the client is for TLS already.
+    this.#reader.stream.write([encodeOptionReply(option, NbdReply.ack, new Uint8Array(0))]);
     this.#reader = await this.#server.startTls(this.#reader);
     this.#secure = true;
     this.#structured = false;
@@ -182,7 +195,8 @@ class Handshake {
     const found = data.byteLength > NBD_MAX_STRING ? undefined : this.#server.find(nbdText(data));
     // The dialect has no error reply here: the connection ends.
     if (found === undefined || this.#extended) return undefined;
-    const reply = new NbdWriter().u64(found.size).u16(found.flags(this.#structured, false));
+    this.#told = found.size;
+    const reply = new NbdWriter().u64(this.#told).u16(found.flags(this.#structured, false));
     if (!this.#noZeroes) reply.bytes(new Uint8Array(124));
     this.#send(reply.done());
     return this.#enter(found);
@@ -192,6 +206,7 @@ class Handshake {
     return {
       reader: this.#reader,
       export: found,
+      size: this.#told,
       structured: this.#structured,
       extended: this.#extended,
       contexts: this.#contextsFor === found.name ? this.#contexts : [],
@@ -245,7 +260,8 @@ class Handshake {
     const min = asked ? sizes.min : 1;
     send(new NbdWriter().u16(NbdInfo.blockSize).u32(min).u32(sizes.preferred).u32(sizes.max));
     const flags = found.flags(this.#structured, this.#extended);
-    send(new NbdWriter().u16(NbdInfo.export).u64(found.size).u16(flags));
+    this.#told = found.size;
+    send(new NbdWriter().u16(NbdInfo.export).u64(this.#told).u16(flags));
   }
 
   #structuredReply(data: Uint8Array): 'next' {
@@ -280,6 +296,10 @@ class Handshake {
     if (!this.#structured) {
       const text = 'request option without negotiating structured replies';
       return this.#refuse(option, NbdReply.errInvalid, text);
+    }
+    if (option === NbdOption.setMetaContext) {
+      this.#contextsFor = undefined;
+      this.#contexts = [];
     }
     const r = new NbdReader(data);
     const name = r.counted();
@@ -323,7 +343,14 @@ class Handshake {
   }
 
   #send(bytes: Uint8Array): void {
-    this.#reader.stream.write([bytes]);
+    this.#replies.push(bytes);
+  }
+
+  /** H4. */
+  async #flush(): Promise<void> {
+    const replies = this.#replies;
+    this.#replies = [];
+    if (replies.length > 0) await this.#reader.send(replies);
   }
 }
 

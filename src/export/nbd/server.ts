@@ -19,7 +19,9 @@ import type {
 import { StreamReader } from '../../host/stream-reader.js';
 import { BlockError, messageOf } from '../../block/errors.js';
 import type { NbdExport } from './export.js';
+import type { Negotiated } from './handshake.js';
 import { negotiate } from './handshake.js';
+import { ReplyMemory } from './reply-memory.js';
 import { NbdSession } from './session.js';
 
 export interface NbdServerInit {
@@ -34,18 +36,30 @@ export interface NbdServerInit {
   readonly tlsRequired?: boolean;
   /** Says whether a TLS identity may connect. */
   readonly authorize?: (identity: string | undefined) => boolean;
+  /** Connections wait until {@link NbdServer.start}. */
+  readonly held?: boolean;
+  /** Makes memory for data that files are read into; default: any. */
+  readonly allocate?: ((bytes: number) => Uint8Array) | undefined;
   /** One line for each connection that ended with an error. */
   readonly onError?: (message: string) => void;
-  /** Called when the number of clients changed. */
-  readonly onClients?: (count: number) => void;
+  /** A client that had agreed on an export is gone; `clients` are still connected. */
+  readonly onLeft?: (clients: number) => void;
 }
 
+/** Connections that wait for their turn; one more is closed at once. */
+const MAX_WAITING = 1024;
+/** What a client gets of replies when the server closes must have left by then. */
+const CLOSE_MS = 5000;
+
 interface Connection {
-  readonly stream: ByteStream;
+  /** Replaced when TLS begins. */
+  stream: ByteStream;
   session: NbdSession | undefined;
   exportName: string | undefined;
   readonly done: Promise<void>;
 }
+
+type State = 'held' | 'open' | 'closing';
 
 export class NbdServer {
   readonly #init: NbdServerInit;
@@ -53,10 +67,13 @@ export class NbdServer {
   readonly #connections = new Set<Connection>();
   readonly #listeners: Listener[] = [];
   readonly #waiting: ByteStream[] = [];
-  #closing = false;
+  readonly #memory: ReplyMemory;
+  #state: State;
 
   constructor(init: NbdServerInit) {
     this.#init = init;
+    this.#state = init.held === true ? 'held' : 'open';
+    this.#memory = new ReplyMemory(init.allocate ?? ((bytes) => new Uint8Array(bytes)));
   }
 
   get exports(): Iterable<NbdExport> {
@@ -90,8 +107,12 @@ export class NbdServer {
       throw new BlockError('EBUSY', `export '${name}' still in use`);
     }
     this.#exports.delete(name);
-    for (const user of users) user.session?.stop();
-    await Promise.all(users.map((user) => user.done));
+    await Promise.all(
+      users.map((user) => {
+        user.session?.stop();
+        return this.#endSoon(user, user.done);
+      }),
+    );
   }
 
   /** Listens; resolves to the address with its real port. */
@@ -108,15 +129,38 @@ export class NbdServer {
     return listener.address;
   }
 
+  /** Begins to serve the connections of a server that was made `held`. */
+  start(): void {
+    if (this.#state !== 'held') return;
+    this.#state = 'open';
+    this.#next();
+  }
+
   /** Serves a connection that somebody else accepted. */
   accept(stream: ByteStream): void {
-    const max = this.#init.maxConnections ?? 0;
-    if (this.#closing) {
+    if (this.#state === 'closing') {
       stream.destroy();
-    } else if (max > 0 && this.#connections.size >= max) {
+    } else if (this.#state === 'open' && this.#hasRoom && this.#waiting.length === 0) {
+      this.#begin(stream);
+    } else if (this.#waiting.length < MAX_WAITING) {
       stream.pause();
       this.#waiting.push(stream);
     } else {
+      stream.destroy();
+    }
+  }
+
+  get #hasRoom(): boolean {
+    const max = this.#init.maxConnections ?? 0;
+    return max === 0 || this.#connections.size < max;
+  }
+
+  /** Lets connections in that wait. */
+  #next(): void {
+    while (this.#state === 'open' && this.#hasRoom) {
+      const stream = this.#waiting.shift();
+      if (stream === undefined) return;
+      stream.resume();
       this.#begin(stream);
     }
   }
@@ -128,50 +172,58 @@ export class NbdServer {
     });
     const connection: Connection = { stream, session: undefined, exportName: undefined, done };
     this.#connections.add(connection);
-    this.#init.onClients?.(this.#connections.size);
     void this.#serve(connection)
       .catch((e: unknown) => {
-        stream.destroy();
+        connection.stream.destroy();
         this.#init.onError?.(`${stream.peerName}: ${messageOf(e)}`);
       })
       .finally(() => {
         this.#connections.delete(connection);
         finish();
-        const next = this.#waiting.shift();
-        if (next !== undefined) {
-          next.resume();
-          this.accept(next);
-        }
-        this.#init.onClients?.(this.#connections.size);
+        if (connection.session !== undefined) this.#init.onLeft?.(this.#connections.size);
+        this.#next();
       });
   }
 
   async #serve(connection: Connection): Promise<void> {
-    const { stream } = connection;
     const limit = this.#init.handshakeMs ?? 10_000;
+    let late = false;
     const cancel =
       limit > 0
         ? this.#init.clock.after(limit, () => {
-            stream.destroy();
+            late = true;
+            connection.stream.destroy();
           })
         : (): void => undefined;
+    let agreed: Negotiated | undefined;
     try {
-      const agreed = await negotiate(new StreamReader(stream), this.#handshakeServer());
-      cancel();
-      if (agreed === undefined) {
-        await stream.end();
-        return;
-      }
-      connection.exportName = agreed.export.name;
-      connection.session = new NbdSession(agreed);
-      if (this.#closing) connection.session.stop();
-      await connection.session.run();
+      const reader = new StreamReader(connection.stream);
+      agreed = await negotiate(reader, this.#handshakeServer(connection));
+    } catch (e) {
+      throw late ? new BlockError('ETIMEDOUT', 'The client took too long to agree') : e;
     } finally {
       cancel();
     }
+    if (agreed === undefined) {
+      await this.#endSoon(connection, connection.stream.end());
+      return;
+    }
+    connection.exportName = agreed.export.name;
+    connection.session = new NbdSession(agreed, this.#memory);
+    const run = connection.session.run();
+    if (this.#state === 'closing') connection.session.stop();
+    await run;
   }
 
-  #handshakeServer(): Parameters<typeof negotiate>[1] {
+  /** Waits for a connection that is to end; one that does not in time is broken off. */
+  async #endSoon(connection: Connection, end: Promise<void>): Promise<void> {
+    const cancel = this.#init.clock.after(CLOSE_MS, () => {
+      connection.stream.destroy();
+    });
+    await end.finally(cancel);
+  }
+
+  #handshakeServer(connection: Connection): Parameters<typeof negotiate>[1] {
     const { tls, tlsRequired, authorize } = this.#init;
     return {
       tls: tls === undefined ? 'off' : (tlsRequired ?? true) ? 'required' : 'offered',
@@ -180,6 +232,7 @@ export class NbdServer {
       startTls: async (reader) => {
         if (tls === undefined) throw new BlockError('EINVAL', 'TLS is not configured');
         const secure = await reader.stream.startTls({ credentials: tls });
+        connection.stream = secure;
         if (authorize?.(secure.tlsIdentity) === false) {
           secure.destroy();
           throw new BlockError(
@@ -192,16 +245,20 @@ export class NbdServer {
     };
   }
 
-  /** Stops listening, lets requests in flight finish and be answered, closes connections. */
+  /**
+   * Stops listening, lets requests in flight finish and be answered, closes connections. A
+   * client that does not take its answers for some seconds is broken off.
+   */
   async close(): Promise<void> {
-    this.#closing = true;
+    this.#state = 'closing';
     for (const listener of this.#listeners.splice(0)) await listener.close();
     for (const stream of this.#waiting.splice(0)) stream.destroy();
-    const all = [...this.#connections];
-    for (const c of all) {
-      if (c.session === undefined) c.stream.destroy();
-      else c.session.stop();
-    }
-    await Promise.all(all.map((c) => c.done));
+    await Promise.all(
+      [...this.#connections].map((c) => {
+        if (c.session === undefined) c.stream.destroy();
+        else c.session.stop();
+        return this.#endSoon(c, c.done);
+      }),
+    );
   }
 }

@@ -5,39 +5,33 @@
  *  S1  Each request gets exactly one final reply, whatever fails; only a broken stream
  *      (wrong magic, peer gone) ends the session without.
  *  S2  A write, trim or zero write is answered after it completed; with FUA after it is durable.
- *  S3  No more than MAX_REQUESTS requests or MAX_BYTES of data are in flight: reading of the
- *      stream stops until some are answered.
- *  S4  DISC lets requests in flight finish; their replies are sent before the end.
- *
- * Replies of one event-loop turn go out as one vectored write.
+ *  S3  No more than MAX_REQUESTS requests or MAX_BYTES of data are in flight, and none is begun
+ *      while the client does not take its replies: reading of the stream stops meanwhile.
+ *  S4  DISC and a half-closed stream let requests in flight finish; their replies are sent
+ *      before the end.
+ *  S5  Requests are checked against the length that was negotiated, for the client knows no other.
  */
 import type { StreamReader } from '../../host/stream-reader.js';
-import { BlockError, errorCode } from '../../block/errors.js';
+import { BlockError, errorCode, messageOf } from '../../block/errors.js';
 import { chainStatus } from '../../block/status.js';
 import { Req } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import type { NbdRequest } from '../../wire/nbd.js';
 import {
   decodeRequest,
-  encodeChunk,
-  encodeSimpleReply,
   NBD_CHUNK_DONE,
-  NBD_EXTENDED_REPLY_BYTES,
   NBD_EXTENDED_REQUEST_BYTES,
   NBD_MAX_PAYLOAD,
   NBD_REQUEST_BYTES,
-  NBD_SIMPLE_REPLY_BYTES,
-  NBD_STRUCTURED_REPLY_BYTES,
-  NbdChunk,
   NbdCmd,
   NbdCmdFlag,
   nbdErrno,
-  NbdReader,
-  NbdWriter,
-  writeU64,
 } from '../../wire/nbd.js';
 import type { NbdExport } from './export.js';
 import type { ChosenContext, Negotiated } from './handshake.js';
+import { Replies } from './replies.js';
+import type { ReplyMemory } from './reply-memory.js';
+import { answerStatus } from './status-reply.js';
 
 /** Requests that one client may have in flight. */
 const MAX_REQUESTS = 256;
@@ -45,44 +39,51 @@ const MAX_REQUESTS = 256;
 const MAX_BYTES = 96 * 1024 * 1024;
 /** Reads at least this long are looked at for holes, which travel without their zeroes. */
 const SPARSE_READ = 64 * 1024;
-/** Most extents in one answer, so that it stays below 1 MiB. */
-const MAX_EXTENTS = 64 * 1024;
-/** Reads up to this size take header and data from a common slab. */
-const SLAB_READ = 64 * 1024;
-const SLAB_BYTES = 1024 * 1024;
+/** CACHE reads this much at a time. */
+const CACHE_STEP = 1024 * 1024;
 
-interface Work extends NbdRequest {
-  readonly payload: Iov | undefined;
+/** A request with what belongs to it. */
+export interface Work extends NbdRequest {
+  payload?: Iov;
 }
 
 export class NbdSession {
   readonly #reader: StreamReader;
   readonly #export: NbdExport;
+  readonly #size: number;
   readonly #structured: boolean;
   readonly #extended: boolean;
   readonly #contexts: readonly ChosenContext[];
   readonly #headerBytes: number;
+  readonly #replies: Replies;
+  readonly #memory: ReplyMemory;
   #requests = 0;
   #bytes = 0;
-  #out: Uint8Array[] = [];
-  #flushQueued = false;
-  #slab = new Uint8Array(0);
-  #slabUsed = 0;
-  /** A write whose payload has not fully arrived. */
-  #pending: NbdRequest | undefined;
+  /** The client does not take its replies. */
+  #blocked = false;
+  /** A request whose payload has not fully arrived. */
+  #pending: Work | undefined;
   /** Payload bytes to read past, of a request that was refused. */
   #skip = 0;
   #leaving = false;
   #paused = false;
   #finish: () => void = () => undefined;
 
-  constructor(negotiated: Negotiated) {
+  constructor(negotiated: Negotiated, memory: ReplyMemory) {
     this.#reader = negotiated.reader;
     this.#export = negotiated.export;
+    this.#size = negotiated.size;
     this.#structured = negotiated.structured;
     this.#extended = negotiated.extended;
     this.#contexts = negotiated.contexts;
     this.#headerBytes = negotiated.extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES;
+    this.#memory = memory;
+    const { structured, extended } = negotiated;
+    const aligned = this.#export.backend.node.limits.requestAlignment > 1;
+    const style = { structured, extended, aligned };
+    this.#replies = new Replies(this.#reader.stream, memory, style, (roomLeft) => {
+      this.#blocked = !roomLeft;
+    });
   }
 
   /** Serves until the client leaves or the stream breaks, and all requests are done. */
@@ -90,17 +91,22 @@ export class NbdSession {
     const done = new Promise<void>((resolve) => {
       this.#finish = resolve;
     });
-    this.#reader.onEnd = (): void => {
+    const reader = this.#reader;
+    reader.onEnd = (): void => {
       this.#leave();
     };
-    this.#reader.onBytes = (): void => {
-      this.#parse();
+    reader.stream.onDrain = (): void => {
+      this.#blocked = false;
+      this.#goOn();
     };
-    if (this.#reader.ended) this.#leave();
+    if (reader.ended) this.#leave();
+    reader.setPush(() => {
+      this.#parse();
+    });
     this.#parse();
     await done;
-    this.#flush();
-    await this.#reader.stream.end();
+    this.#replies.flush();
+    await reader.stream.end();
   }
 
   /** Takes no more requests; those in flight finish (S4). */
@@ -110,10 +116,20 @@ export class NbdSession {
 
   #leave(): void {
     this.#leaving = true;
-    this.#reader.onBytes = (): void => undefined;
     if (this.#requests === 0) this.#finish();
   }
 
+  /** The peer breaks the protocol: nothing that it sends can be trusted any more. */
+  #break(): void {
+    this.#reader.stream.destroy();
+    this.#leave();
+  }
+
+  get #isFull(): boolean {
+    return this.#blocked || this.#requests >= MAX_REQUESTS || this.#bytes >= MAX_BYTES;
+  }
+
+  // hot: bench/nbd
   #parse(): void {
     const { queue } = this.#reader;
     while (!this.#leaving) {
@@ -123,48 +139,48 @@ export class NbdSession {
         this.#skip -= n;
         if (this.#skip > 0) return;
       }
-      if (this.#requests >= MAX_REQUESTS || this.#bytes >= MAX_BYTES) {
+      if (this.#isFull) {
         this.#pause();
         return;
       }
-      const request = this.#pending ?? this.#header();
-      if (request === undefined) return;
-      if (!hasPayload(request)) {
-        this.#accept({ ...request, payload: undefined });
-        continue;
+      const work = this.#pending ?? this.#header();
+      if (work === undefined) return;
+      if (hasPayload(work)) {
+        const payload = queue.tryTakeIov(work.length);
+        if (payload === undefined) {
+          this.#pending = work;
+          return;
+        }
+        this.#pending = undefined;
+        work.payload = payload;
       }
-      const payload = queue.tryTakeIov(request.length);
-      if (payload === undefined) {
-        this.#pending = request;
-        return;
-      }
-      this.#pending = undefined;
-      this.#accept({ ...request, payload });
+      this.#accept(work);
     }
   }
 
   /** The next header; undefined when more bytes are needed or the stream is broken. */
-  #header(): NbdRequest | undefined {
-    const head = this.#reader.queue.tryTake(this.#headerBytes);
-    if (head === undefined) return undefined;
-    const request = decodeRequest(head, this.#extended);
-    if (request === undefined) {
-      this.#reader.stream.destroy();
-      this.#leave();
-      return undefined;
-    }
-    if (hasPayload(request) && request.length > NBD_MAX_PAYLOAD) {
-      if (!Number.isSafeInteger(request.length)) {
-        this.#reader.stream.destroy();
-        this.#leave();
+  #header(): Work | undefined {
+    const { queue } = this.#reader;
+    for (;;) {
+      const at = queue.tryHead(this.#headerBytes);
+      if (at < 0) return undefined;
+      const work = decodeRequest(queue.view, at, this.#extended);
+      if (work === undefined) {
+        this.#break();
         return undefined;
       }
-      this.#skip = request.length;
+      queue.drop(this.#headerBytes);
+      if (!hasPayload(work) || work.length <= NBD_MAX_PAYLOAD) return work;
+      if (!Number.isSafeInteger(work.length)) {
+        this.#break();
+        return undefined;
+      }
+      this.#skip = Math.max(0, work.length - queue.length);
+      queue.drop(work.length);
       this.#requests++;
-      this.#answer(this.#fail(request, new BlockError('EINVAL', 'Payload is too long')), 0);
-      return this.#skip > this.#reader.queue.length ? undefined : this.#header();
+      this.#failed(work, tooLong(work), 0);
+      if (this.#skip > 0) return undefined;
     }
-    return request;
   }
 
   #pause(): void {
@@ -173,80 +189,86 @@ export class NbdSession {
     this.#reader.stream.pause();
   }
 
+  /** Reads on after a pause when there is room again. */
+  #goOn(): void {
+    if (!this.#paused || this.#blocked) return;
+    if (this.#requests > MAX_REQUESTS / 2 || this.#bytes > MAX_BYTES / 2) return;
+    this.#paused = false;
+    this.#reader.stream.resume();
+    queueMicrotask(() => {
+      this.#parse();
+    });
+  }
+
+  // hot: bench/nbd
   #accept(work: Work): void {
-    if (work.type === NbdCmd.disc) {
+    const { type } = work;
+    if (type === NbdCmd.disc) {
       this.#leave();
       return;
     }
-    const held = work.type === NbdCmd.read ? Math.min(work.length, NBD_MAX_PAYLOAD) : 0;
-    const bytes = held + (work.payload?.bytes ?? 0);
+    const held = (type === NbdCmd.read ? work.length : 0) + (work.payload?.bytes ?? 0);
     this.#requests++;
-    this.#bytes += bytes;
     const refused = this.#refusal(work);
-    const run = refused === undefined ? this.#execute(work) : Promise.reject(refused);
-    run.then(
-      (pieces) => {
-        this.#answer(pieces, bytes);
+    if (refused !== undefined) {
+      this.#failed(work, refused, 0);
+      return;
+    }
+    this.#bytes += held;
+    try {
+      if (type === NbdCmd.read) this.#read(work, held);
+      else this.#settle(work, this.#execute(work), held);
+    } catch (e) {
+      this.#failed(work, e, held);
+    }
+  }
+
+  #settle(work: Work, request: Promise<unknown>, held: number): void {
+    request.then(
+      (answered) => {
+        if (answered !== true) this.#replies.done(work);
+        this.#ended(held);
       },
       (e: unknown) => {
-        this.#answer(this.#fail(work, e), bytes);
+        this.#failed(work, e, held);
       },
     );
   }
 
-  #answer(pieces: readonly Uint8Array[], bytes: number): void {
-    for (const piece of pieces) this.#out.push(piece);
-    if (!this.#flushQueued) {
-      this.#flushQueued = true;
-      queueMicrotask(this.#flush);
-    }
-    this.#bytes -= bytes;
-    if (--this.#requests === 0 && this.#leaving) {
-      this.#finish();
-      return;
-    }
-    if (this.#paused && this.#requests < MAX_REQUESTS / 2 && this.#bytes < MAX_BYTES / 2) {
-      this.#paused = false;
-      this.#reader.stream.resume();
-      queueMicrotask(() => {
-        this.#parse();
-      });
-    }
+  #failed(work: Work, e: unknown, held: number): void {
+    this.#replies.failed(work, nbdErrno(errorCode(e)), messageOf(e));
+    this.#ended(held);
   }
 
-  readonly #flush = (): void => {
-    this.#flushQueued = false;
-    if (this.#out.length === 0) return;
-    const out = this.#out;
-    this.#out = [];
-    this.#reader.stream.write(out);
-  };
+  /** One request less in flight; its reply is with the others. */
+  #ended(held: number): void {
+    this.#bytes -= held;
+    if (--this.#requests === 0 && this.#leaving) this.#finish();
+    else this.#goOn();
+  }
 
   /** What the document forbids, as an error for the client; undefined when all is well. */
   #refusal(work: Work): BlockError | undefined {
-    const invalid = (why: string): BlockError => new BlockError('EINVAL', why);
     const { type, flags, offset, length } = work;
-    if ((flags & ~this.#allowedFlags(type)) !== 0) {
-      return invalid('unsupported flags');
-    }
+    if ((flags & ~this.#allowedFlags(type)) !== 0) return invalid('unsupported flags');
     const changes = type === NbdCmd.write || type === NbdCmd.trim || type === NbdCmd.writeZeroes;
-    if (changes && !this.#export.writable) {
-      return new BlockError('EPERM', 'Export is read-only');
-    }
+    if (changes && !this.#export.writable) return new BlockError('EPERM', 'Export is read-only');
     if (type === NbdCmd.flush) return undefined;
     if (type > NbdCmd.blockStatus) return invalid(`invalid request type (${type}) received`);
-    if (type === NbdCmd.read && length > NBD_MAX_PAYLOAD) {
-      return invalid(`len (${length}) is larger than max len (${NBD_MAX_PAYLOAD})`);
-    }
-    if (!(offset <= this.#export.size && offset + length <= this.#export.size)) {
-      const code = type === NbdCmd.write || type === NbdCmd.writeZeroes ? 'ENOSPC' : 'EINVAL';
-      return new BlockError(code, 'operation past EOF');
-    }
+    if (type === NbdCmd.read && length > NBD_MAX_PAYLOAD) return tooLong(work);
     if (type === NbdCmd.blockStatus) {
-      if (length === 0) return invalid('need non-zero length');
       if (this.#contexts.length === 0) return invalid('CMD_BLOCK_STATUS not negotiated');
+      if (length === 0) return invalid('need non-zero length');
+      // With a payload the length is the payload's; the range is checked with it.
+      if (work.payload !== undefined) return undefined;
     }
-    return undefined;
+    return this.#outside(type, offset, length);
+  }
+
+  #outside(type: number, offset: number, length: number): BlockError | undefined {
+    if (offset <= this.#size && offset + length <= this.#size) return undefined;
+    const code = type === NbdCmd.write || type === NbdCmd.writeZeroes ? 'ENOSPC' : 'EINVAL';
+    return new BlockError(code, 'operation past EOF');
   }
 
   #allowedFlags(type: number): number {
@@ -260,30 +282,29 @@ export class NbdSession {
     return allowed;
   }
 
-  #execute(work: Work): Promise<readonly Uint8Array[]> {
+  /** Resolves to true when the reply has been made already. */
+  #execute(work: Work): Promise<unknown> {
     const { backend } = this.#export;
-    const fua = (work.flags & NbdCmdFlag.fua) !== 0 ? Req.fua : 0;
-    switch (work.type) {
-      case NbdCmd.read:
-        return this.#read(work);
+    const { type, flags, offset, length } = work;
+    const fua = (flags & NbdCmdFlag.fua) !== 0 ? Req.fua : 0;
+    switch (type) {
       case NbdCmd.write:
-        return this.#done(work, backend.write(work.offset, work.payload ?? Iov.alloc(0), fua));
+        return backend.write(offset, work.payload ?? Iov.alloc(0), fua);
       case NbdCmd.flush:
-        return this.#done(work, backend.flush());
+        return backend.flush();
       case NbdCmd.trim:
-        return this.#done(work, this.#trim(work, fua !== 0));
+        return this.#trim(work, fua !== 0);
       case NbdCmd.writeZeroes: {
-        const unmap = (work.flags & NbdCmdFlag.noHole) === 0 ? Req.mayUnmap : 0;
-        const fast = (work.flags & NbdCmdFlag.fastZero) !== 0 ? Req.noFallback : 0;
-        const flags = fua | unmap | fast;
-        return this.#done(work, backend.writeZeroes(work.offset, work.length, flags));
+        const unmap = (flags & NbdCmdFlag.noHole) === 0 ? Req.mayUnmap : 0;
+        const fast = (flags & NbdCmdFlag.fastZero) !== 0 ? Req.noFallback : 0;
+        return backend.writeZeroes(offset, length, fua | unmap | fast);
       }
       case NbdCmd.cache:
-        return this.#done(work, this.#cache(work));
+        return this.#cache(work);
       case NbdCmd.blockStatus:
         return this.#status(work);
       default:
-        return Promise.reject(new BlockError('EINVAL'));
+        return Promise.reject(invalid('invalid request'));
     }
   }
 
@@ -294,171 +315,95 @@ export class NbdSession {
 
   /** CACHE: brings the range closer by reading it. */
   async #cache(work: Work): Promise<void> {
-    const step = 1024 * 1024;
-    for (let at = 0; at < work.length; at += step) {
-      const piece = Iov.alloc(Math.min(step, work.length - at));
-      await this.#export.backend.read(work.offset + at, piece, 0);
+    const buffer = this.#memory.buffer(Math.min(CACHE_STEP, work.length));
+    try {
+      for (let at = 0; at < work.length && !this.#reader.ended; at += CACHE_STEP) {
+        const n = Math.min(CACHE_STEP, work.length - at);
+        await this.#export.backend.read(work.offset + at, Iov.of(buffer.bytes.subarray(0, n)), 0);
+      }
+    } finally {
+      buffer.release();
     }
-  }
-
-  async #done(work: Work, request: Promise<void>): Promise<readonly Uint8Array[]> {
-    await request;
-    return [this.#final(work, NbdChunk.none, 0)];
-  }
-
-  /** A header that ends the request, with room for `payload` bytes behind it. */
-  #final(work: NbdRequest, type: number, payload: number): Uint8Array {
-    if (!this.#structured) {
-      const b = new Uint8Array(NBD_SIMPLE_REPLY_BYTES);
-      encodeSimpleReply(b, work, 0);
-      return b;
-    }
-    return this.#chunk(work, NBD_CHUNK_DONE, type, payload, 0);
-  }
-
-  /** A chunk header followed by `inline` bytes to be filled in, of `payload` bytes in all. */
-  #chunk(
-    work: NbdRequest,
-    flags: number,
-    type: number,
-    payload: number,
-    inline: number,
-  ): Uint8Array {
-    const size = this.#extended ? NBD_EXTENDED_REPLY_BYTES : NBD_STRUCTURED_REPLY_BYTES;
-    const b = new Uint8Array(size + inline);
-    const { cookieHigh, cookieLow, offset } = work;
-    encodeChunk(b, { flags, type, cookieHigh, cookieLow, length: payload, offset }, this.#extended);
-    return b;
-  }
-
-  #fail(work: NbdRequest, e: unknown): readonly Uint8Array[] {
-    const errno = nbdErrno(errorCode(e));
-    if (!this.#structured) {
-      const b = new Uint8Array(NBD_SIMPLE_REPLY_BYTES);
-      encodeSimpleReply(b, work, errno);
-      return [b];
-    }
-    const text = new TextEncoder().encode(e instanceof Error ? e.message.slice(0, 1024) : '');
-    const data = new NbdWriter().u32(errno).u16(text.byteLength).bytes(text).done();
-    return [this.#chunk(work, NBD_CHUNK_DONE, NbdChunk.error, data.byteLength, 0), data];
   }
 
   // hot: bench/nbd
-  #read(work: Work): Promise<readonly Uint8Array[]> {
+  #read(work: Work, held: number): void {
     const { length, offset } = work;
-    const sparse = this.#structured && (work.flags & NbdCmdFlag.df) === 0;
-    if (sparse && length >= SPARSE_READ) return this.#sparseRead(work);
-    if (length === 0) return Promise.resolve([this.#final(work, NbdChunk.none, 0)]);
-    const headBytes = this.#dataHeaderBytes();
-    const block = this.#take(headBytes + length);
-    this.#dataHeader(block, work, offset, length, NBD_CHUNK_DONE);
-    const data = Iov.of(block.subarray(headBytes));
-    return this.#export.backend.read(offset, data).then(() => [block]);
-  }
-
-  #dataHeaderBytes(): number {
-    if (!this.#structured) return NBD_SIMPLE_REPLY_BYTES;
-    return 8 + (this.#extended ? NBD_EXTENDED_REPLY_BYTES : NBD_STRUCTURED_REPLY_BYTES);
-  }
-
-  #dataHeader(b: Uint8Array, work: Work, offset: number, length: number, flags: number): void {
-    if (!this.#structured) {
-      encodeSimpleReply(b, work, 0);
+    if (length === 0) {
+      this.#settle(work, Promise.resolve(), held);
       return;
     }
-    const { cookieHigh, cookieLow } = work;
-    const head = encodeChunk(
-      b,
-      {
-        flags,
-        type: NbdChunk.offsetData,
-        cookieHigh,
-        cookieLow,
-        length: length + 8,
-        offset: work.offset,
-      },
-      this.#extended,
-    );
-    writeU64(new DataView(b.buffer, b.byteOffset), head, offset);
-  }
-
-  /** Memory for a small reply out of a common slab; a large one of its own. */
-  #take(bytes: number): Uint8Array {
-    if (bytes > SLAB_READ) return new Uint8Array(bytes);
-    if (this.#slabUsed + bytes > this.#slab.byteLength) {
-      this.#slab = new Uint8Array(SLAB_BYTES);
-      this.#slabUsed = 0;
+    const sparse = this.#structured && (work.flags & NbdCmdFlag.df) === 0;
+    if (sparse && length >= SPARSE_READ) {
+      this.#settle(work, this.#sparseRead(work), held);
+      return;
     }
-    const start = this.#slabUsed;
-    this.#slabUsed = start + ((bytes + 7) & ~7);
-    return this.#slab.subarray(start, start + bytes);
+    const reply = this.#replies.prepareRead(work, NBD_CHUNK_DONE, offset, length);
+    this.#export.backend.read(offset, reply.data).then(
+      () => {
+        this.#replies.sendRead(reply);
+        this.#ended(held);
+      },
+      (e: unknown) => {
+        this.#replies.dropRead(reply);
+        this.#failed(work, e, held);
+      },
+    );
   }
 
   /** One chunk for each run: data, or a hole where the image knows that it reads as zeroes. */
-  async #sparseRead(work: Work): Promise<readonly Uint8Array[]> {
-    const { backend } = this.#export;
-    const out: Uint8Array[] = [];
-    const headBytes = this.#dataHeaderBytes();
-    for (let at = 0; at < work.length;) {
-      const offset = work.offset + at;
-      const run = await chainStatus(backend.node, undefined, offset, work.length - at);
-      const n = run.bytes === 0 ? work.length - at : run.bytes;
-      at += n;
-      const flags = at === work.length ? NBD_CHUNK_DONE : 0;
-      if (run.zero) {
-        out.push(this.#hole(work, flags, offset, n));
-        continue;
-      }
-      const block = new Uint8Array(headBytes + n);
-      this.#dataHeader(block, work, offset, n, flags);
-      await backend.read(offset, Iov.of(block.subarray(headBytes)));
-      out.push(block);
+  async #sparseRead(work: Work): Promise<true> {
+    const runs = await this.#runs(work.offset, work.length);
+    const last = runs.length - 1;
+    const replies = runs.map(({ offset, bytes, zero }, i) => {
+      const flags = i === last ? NBD_CHUNK_DONE : 0;
+      return zero ? undefined : this.#replies.prepareRead(work, flags, offset, bytes);
+    });
+    const reads = replies.map((reply, i) =>
+      reply === undefined
+        ? undefined
+        : this.#export.backend.read(runs[i]?.offset ?? 0, reply.data),
+    );
+    const results = await Promise.allSettled(reads);
+    const failed = results.find((r) => r.status === 'rejected');
+    if (failed !== undefined) {
+      for (const reply of replies) if (reply !== undefined) this.#replies.dropRead(reply);
+      throw failed.reason;
+    }
+    for (const [i, { offset, bytes }] of runs.entries()) {
+      const reply = replies[i];
+      if (reply !== undefined) this.#replies.sendRead(reply);
+      else this.#replies.hole(work, i === last ? NBD_CHUNK_DONE : 0, offset, bytes);
+    }
+    return true;
+  }
+
+  /** Data and zeroes in a range; neighbours of one kind are joined. */
+  async #runs(
+    offset: number,
+    length: number,
+  ): Promise<{ offset: number; bytes: number; zero: boolean }[]> {
+    const out: { offset: number; bytes: number; zero: boolean }[] = [];
+    for (let at = 0; at < length;) {
+      const node = this.#export.backend.node;
+      const status = await chainStatus(node, undefined, offset + at, length - at);
+      const bytes = status.bytes === 0 ? length - at : status.bytes;
+      const last = out[out.length - 1];
+      if (last?.zero === status.zero) last.bytes += bytes;
+      else out.push({ offset: offset + at, bytes, zero: status.zero });
+      at += bytes;
     }
     return out;
   }
 
-  #hole(work: Work, flags: number, offset: number, bytes: number): Uint8Array {
-    const b = this.#chunk(work, flags, NbdChunk.offsetHole, 12, 12);
-    const v = new DataView(b.buffer, b.byteLength - 12);
-    writeU64(v, 0, offset);
-    v.setUint32(8, bytes);
-    return b;
-  }
-
-  async #status(work: Work): Promise<readonly Uint8Array[]> {
-    const chosen = this.#statusContexts(work);
-    const max = (work.flags & NbdCmdFlag.reqOne) !== 0 ? 1 : MAX_EXTENTS;
-    // Without extended headers an extent has 32 bits: longer ones are cut.
-    const cap = this.#extended ? work.length : Math.min(work.length, 0xffff_f000);
-    const out: Uint8Array[] = [];
-    for (const [i, { id, context }] of chosen.entries()) {
-      const extents = await context.extents(work.offset, cap, max);
-      const data = new NbdWriter().u32(id);
-      if (this.#extended) data.u32(extents.length);
-      for (const e of extents) {
-        if (this.#extended) data.u64(e.length).u64(e.flags);
-        else data.u32(e.length).u32(e.flags);
-      }
-      const payload = data.done();
-      const flags = i === chosen.length - 1 ? NBD_CHUNK_DONE : 0;
-      const type = this.#extended ? NbdChunk.blockStatusExt : NbdChunk.blockStatus;
-      out.push(this.#chunk(work, flags, type, payload.byteLength, 0), payload);
-    }
-    return out.length > 0 ? out : [this.#final(work, NbdChunk.none, 0)];
-  }
-
-  /** All contexts, or those that a payload picks out (extended headers). */
-  #statusContexts(work: Work): readonly ChosenContext[] {
-    if (work.payload === undefined) return this.#contexts;
-    const r = new NbdReader(work.payload.flatten());
-    r.u64();
-    const ids = new Set<number>();
-    while (r.left >= 4) ids.add(r.u32() ?? 0);
-    const chosen = this.#contexts.filter((c) => ids.has(c.id));
-    if (r.left > 0 || chosen.length !== ids.size) {
-      throw new BlockError('EINVAL', 'Unknown metadata context');
-    }
-    return chosen;
+  async #status(work: Work): Promise<true> {
+    const inside = (offset: number, length: number): void => {
+      const refused = this.#outside(work.type, offset, length);
+      if (refused !== undefined) throw refused;
+      if (length === 0) throw invalid('need non-zero length');
+    };
+    await answerStatus(work, this.#contexts, this.#extended, this.#replies, inside);
+    return true;
   }
 }
 
@@ -466,4 +411,12 @@ export class NbdSession {
 function hasPayload(r: NbdRequest): boolean {
   if (r.type === NbdCmd.write) return true;
   return (r.flags & NbdCmdFlag.payloadLen) !== 0;
+}
+
+function invalid(why: string): BlockError {
+  return new BlockError('EINVAL', why);
+}
+
+function tooLong(work: Work): BlockError {
+  return invalid(`len (${work.length}) is larger than max len (${NBD_MAX_PAYLOAD})`);
 }

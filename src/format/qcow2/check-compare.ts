@@ -142,7 +142,7 @@ class Comparer {
     for (let at = counts.nextUsedArea(from); at < to; at++) {
       const references = counts.get(at);
       if (references === 0) {
-        if ((at & 0xffff) === 0) at = counts.nextUsedArea(at) - 1;
+        at = counts.nextUsedArea(at + 1) - 1;
         continue;
       }
       this.#highest = at;

@@ -74,6 +74,7 @@ export class CheckRun implements L2Judge {
   #recording: Findings | undefined;
   #recorded = 0;
   #repeated = 0;
+  #overflows = 0;
 
   constructor(target: CheckTarget, options: CheckOptions) {
     this.target = target;
@@ -119,12 +120,12 @@ export class CheckRun implements L2Judge {
 
   /** Collects what `fn` tells; undefined when it tells nothing. */
   record(fn: () => void): Findings | undefined {
-    const before = this.result.corruptions;
+    const before = this.result.corruptions - this.#overflows;
     const said: Findings = { lines: [], corruptions: 0 };
     this.#recording = said;
     fn();
     this.#recording = undefined;
-    said.corruptions = this.result.corruptions - before;
+    said.corruptions = this.result.corruptions - this.#overflows - before;
     return said.corruptions === 0 ? undefined : said;
   }
 
@@ -201,16 +202,21 @@ export class CheckRun implements L2Judge {
       if (sum > refcountMax) {
         this.#overflow(at);
         this.result.corruptions += sum - refcountMax - 1;
+        this.#overflows += sum - refcountMax - 1;
       }
     }
   }
 
   #overflow(cluster: number): void {
-    this.report(`ERROR: overflow cluster offset=0x${(cluster * this.g.clusterSize).toString(16)}`);
-    this.corrupt(
+    const offset = cluster * this.g.clusterSize;
+    // Not recorded: the next visit of a table adds its references and overflows by itself.
+    this.#options.report(`ERROR: overflow cluster offset=0x${offset.toString(16)}`);
+    this.#options.report(
       'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a ' +
         'clean copy if the image cannot be opened for writing',
     );
+    this.result.corruptions++;
+    this.#overflows++;
   }
 
   /** Reads `bytes` bytes of metadata; zeroes past the end of the file. */

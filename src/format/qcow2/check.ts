@@ -64,8 +64,9 @@ export async function checkImage(
 ): Promise<CheckOutcome> {
   const run = new CheckRun(target, options);
   try {
-    const mustRewriteSnapshots = await checkSnapshotTable(run);
+    const hasDiscarded = await checkSnapshotTable(run);
     await checkRefcounts(run);
+    const mustRewriteSnapshots = checkEntries(run) || hasDiscarded;
     if (run.fixLeaks || run.fixErrors) await run.file.flush();
     return { result: run.result, snapshots: run.snapshots, mustRewriteSnapshots };
   } catch (e) {
@@ -73,7 +74,7 @@ export async function checkImage(
   }
 }
 
-/** Reads the table into the run; whether it must be written again. */
+/** Reads the table into the run; whether entries were cut, so that it must be written again. */
 async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
   const { fields } = run.target.header;
   const { fixErrors, result } = run;
@@ -92,12 +93,13 @@ async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
     discarded += more;
   }
   const count = fields.nb_snapshots - discarded;
-  if (fields.snapshots_offset % run.g.clusterSize !== 0 || !isOffset(fields.snapshots_offset)) {
+  const offset = fields.snapshots_offset;
+  if (offset % run.g.clusterSize !== 0 || (count > 0 && !isOffset(offset))) {
     run.reportAsTool('ERROR snapshot table offset invalid');
     result.checkErrors++;
     throw new BlockError('EINVAL');
   }
-  const place = { offset: fields.snapshots_offset, count, diskSize: fields.size };
+  const place = { offset, count, diskSize: fields.size };
   const repair = fixErrors ? { report: (line: string) => run.report(line) } : undefined;
   try {
     const table = await readSnapshotTable(run.file, place, repair);
@@ -112,7 +114,7 @@ async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
   }
   result.corruptions += discarded;
   if (run.snapshots.length !== fields.nb_snapshots) await dropOverhanging(run);
-  return checkEntries(run) || discarded > 0;
+  return discarded > 0;
 }
 
 /** The header says how many snapshots are left; those behind them leak. */
@@ -163,7 +165,9 @@ async function checkRefcounts(run: CheckRun): Promise<void> {
       compared = await compareRefcounts(run, { fixLeaks, fixErrors });
     }
   }
-  await checkCopied(run, compared, fixErrors);
+  // Leaks alone: flags are set right only where the refcounts are known to be.
+  const isSound = result.checkErrors === 0 && result.corruptions === 0 && result.leaks === 0;
+  await checkCopied(run, compared, fixErrors || (fixLeaks && isSound));
   result.imageEndOffset = (compared.highest + 1) * run.g.clusterSize;
 }
 

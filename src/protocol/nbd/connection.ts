@@ -7,21 +7,23 @@
  *      another chunk of the same reply, or that answers no request in flight; such a reply
  *      ends the connection.
  *  C3  A read succeeds only when chunks covered all of its range.
+ *  C4  Memory held for replies is bounded: data goes straight to where the request wants it,
+ *      other payloads are at most MAX_SMALL_CHUNK long.
  *
  * A broken connection never comes back: a new one takes its place (see instance.ts).
  */
 import { BlockError } from '../../block/errors.js';
 import type { Iov } from '../../lib/iov.js';
-import type { NbdReplyHeader } from '../../wire/nbd.js';
+import type { NbdChunkHeader, NbdReplyHeader } from '../../wire/nbd.js';
 import {
   decodeReply,
   encodeRequest,
   NBD_CHUNK_DONE,
   NBD_EXTENDED_REQUEST_BYTES,
-  NBD_MAX_PAYLOAD,
   NBD_REQUEST_BYTES,
   NbdChunk,
   NbdCmd,
+  NbdCmdFlag,
   nbdErrnoName,
   NbdReader,
   nbdText,
@@ -42,9 +44,10 @@ interface Request {
   readonly length: number;
   /** Where a read's data goes. */
   readonly into: Iov | undefined;
-  /** Bytes of a read that chunks covered; runs of a status. */
+  /** Bytes of a read that chunks covered. */
   covered: number;
-  readonly ranges: { start: number; end: number }[];
+  /** Parts of a read that chunks covered, neighbours joined; unused by simple replies. */
+  ranges: { start: number; end: number }[] | undefined;
   runs: StatusRun[] | undefined;
   failure: BlockError | undefined;
   readonly resolve: (runs: StatusRun[]) => void;
@@ -53,19 +56,31 @@ interface Request {
 
 /** Longest chunk that is no data: an error message or extents. */
 const MAX_SMALL_CHUNK = 1024 * 1024 * 16;
+/** Most separate parts in which a server may send the data of one read. */
+const MAX_PARTS = 4096;
 
-type Chunk = Extract<NbdReplyHeader, { kind: 'chunk' }>;
+/** Data that is arriving. */
+interface Incoming {
+  readonly cookie: number;
+  readonly request: Request;
+  /** Next byte, counted from the request's offset, and the end. */
+  at: number;
+  readonly end: number;
+  /** The reply ends with these bytes. */
+  readonly last: boolean;
+}
 
 export class NbdConnection {
   readonly agreement: NbdAgreement;
   /** Called once when the connection is of no more use. */
   onDead: ((error: Error) => void) | undefined;
   readonly #requests = new Map<number, Request>();
-  #nextCookie = 1;
+  #nextCookie = 0;
   #dead: Error | undefined;
   #out: Uint8Array[] = [];
   #flushQueued = false;
   #header: NbdReplyHeader | undefined;
+  #incoming: Incoming | undefined;
 
   constructor(agreement: NbdAgreement) {
     this.agreement = agreement;
@@ -73,10 +88,11 @@ export class NbdConnection {
     reader.onEnd = (error): void => {
       this.#die(error ?? new BlockError('EIO', 'The NBD server closed the connection'));
     };
-    reader.onBytes = (): void => {
+    reader.setPush(() => {
       this.#receive();
-    };
+    });
     if (reader.ended) this.#die(new BlockError('EIO', 'The NBD server closed the connection'));
+    else this.#receive();
   }
 
   get isDead(): boolean {
@@ -104,36 +120,46 @@ export class NbdConnection {
         length,
         into: data?.into,
         covered: 0,
-        ranges: [],
+        ranges: undefined,
         runs: undefined,
         failure: undefined,
         resolve,
         reject,
       });
-      const { extended } = this.agreement;
-      const head = new Uint8Array(extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES);
-      const payloadFlag = extended && type === NbdCmd.write ? 32 : 0;
-      const request = { type, flags: flags | payloadFlag, offset, length };
-      encodeRequest(head, { ...request, cookieHigh: 0, cookieLow: cookie }, extended);
-      this.#send(head, data?.payload);
+      const withPayload = this.agreement.extended && type === NbdCmd.write;
+      const all = withPayload ? flags | NbdCmdFlag.payloadLen : flags;
+      this.#send(this.#encode(type, all, cookie, offset, length), data?.payload);
     });
   }
 
-  /** Says goodbye; requests in flight are answered first by a well-behaved server. */
+  /**
+   * Says goodbye; requests in flight are answered first by a well-behaved server. Resolves when
+   * the goodbye is sent and the connection closed.
+   */
   async close(): Promise<void> {
     if (this.#dead !== undefined) return;
-    const { extended, reader } = this.agreement;
-    const head = new Uint8Array(extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES);
-    const disc = { flags: 0, type: NbdCmd.disc, cookieHigh: 0, cookieLow: 0, offset: 0, length: 0 };
-    encodeRequest(head, disc, extended);
-    this.#send(head, undefined);
+    this.#send(this.#encode(NbdCmd.disc, 0, 0, 0, 0), undefined);
     this.#flush();
-    await reader.stream.end();
+    await this.agreement.reader.stream.end();
   }
 
   /** Breaks the connection off. */
   destroy(error: Error): void {
     this.#die(error);
+  }
+
+  #encode(
+    type: number,
+    flags: number,
+    cookieLow: number,
+    offset: number,
+    length: number,
+  ): Uint8Array {
+    const { extended } = this.agreement;
+    const head = new Uint8Array(extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES);
+    const request = { type, flags, cookieHigh: 0, cookieLow, offset, length };
+    encodeRequest(new DataView(head.buffer), 0, request, extended);
+    return head;
   }
 
   #cookie(): number {
@@ -163,6 +189,7 @@ export class NbdConnection {
     this.agreement.reader.stream.destroy();
     const all = [...this.#requests.values()];
     this.#requests.clear();
+    this.#incoming = undefined;
     this.onDead?.(error);
     for (const request of all) request.reject(error);
   }
@@ -175,107 +202,129 @@ export class NbdConnection {
     }
   }
 
-  /** Takes one header or one payload; false when more bytes are needed. */
+  /** Takes one header, one payload or a part of one; false when more bytes are needed. */
   #step(): boolean {
-    const { queue } = this.agreement.reader;
-    if (this.#header === undefined) {
-      const magic = queue.tryPeek(4);
-      if (magic === undefined) return false;
-      const bytes = replyHeaderBytes(new DataView(magic.buffer, magic.byteOffset).getUint32(0));
-      if (bytes === undefined) throw protocol('Server sent a reply with wrong magic');
-      const head = queue.tryTake(bytes);
-      if (head === undefined) return false;
-      this.#header = this.#checked(decodeReply(head), bytes);
-    }
+    if (this.#incoming !== undefined) return this.#takeData(this.#incoming);
+    this.#header ??= this.#tryHeader();
     const header = this.#header;
-    const request = this.#find(header);
+    if (header === undefined) return false;
+    const request = header.cookieHigh === 0 ? this.#requests.get(header.cookieLow) : undefined;
+    if (request === undefined) throw protocol('Server replied to a request that was not made');
     const done =
       header.kind === 'simple' ? this.#simple(header, request) : this.#chunk(header, request);
     if (done) this.#header = undefined;
     return done;
   }
 
-  #checked(header: NbdReplyHeader, bytes: number): NbdReplyHeader {
+  #tryHeader(): NbdReplyHeader | undefined {
+    const { queue } = this.agreement.reader;
+    let at = queue.tryHead(4);
+    if (at < 0) return undefined;
+    const bytes = replyHeaderBytes(queue.view.getUint32(at));
+    if (bytes === undefined) throw protocol('Server sent a reply with wrong magic');
+    at = queue.tryHead(bytes);
+    if (at < 0) return undefined;
+    const header = decodeReply(queue.view, at);
+    queue.drop(bytes);
     const { structured, extended } = this.agreement;
-    const wrong = header.kind === 'simple' ? extended : !structured || (bytes === 32) !== extended;
+    const wrong =
+      header.kind === 'simple'
+        ? extended
+        : !structured || (header.offset !== undefined) !== extended;
     if (wrong) throw protocol('Server sent a reply of a kind that was not negotiated');
     return header;
   }
 
-  #find(header: NbdReplyHeader): Request {
-    const request = header.cookieHigh === 0 ? this.#requests.get(header.cookieLow) : undefined;
-    if (request === undefined) throw protocol('Server replied to a request that was not made');
-    return request;
-  }
-
   #simple(header: Extract<NbdReplyHeader, { kind: 'simple' }>, request: Request): boolean {
+    const cookie = header.cookieLow;
     if (header.errno !== 0) {
       request.failure = new BlockError(nbdErrnoName(header.errno));
-      this.#settle(header.cookieLow, request);
+      this.#settle(cookie, request);
       return true;
     }
-    if (request.type === NbdCmd.read) {
-      if (this.agreement.structured) {
-        throw protocol('Server sent a simple reply to a read despite structured replies');
+    if (request.type !== NbdCmd.read) {
+      if (request.type === NbdCmd.blockStatus) {
+        throw protocol('Server sent a simple reply to a block status request');
       }
-      if (!this.#takeData(request, 0, request.length)) return false;
+      this.#settle(cookie, request);
+      return true;
     }
-    this.#settle(header.cookieLow, request);
+    if (this.agreement.structured) {
+      throw protocol('Server sent a simple reply to a read despite structured replies');
+    }
+    this.#expectData(cookie, request, 0, request.length, true);
     return true;
   }
 
-  /** Moves payload bytes into the read's memory; false when not all have come. */
-  #takeData(request: Request, start: number, bytes: number): boolean {
-    const piece = this.agreement.reader.queue.tryTakeIov(bytes);
-    if (piece === undefined) return false;
-    request.into?.slice(start, bytes).copyFromIov(piece);
-    request.covered += bytes;
-    return true;
+  /** The bytes that come next are data; `start` counts from the request's offset. */
+  #expectData(
+    cookie: number,
+    request: Request,
+    start: number,
+    bytes: number,
+    last: boolean,
+  ): void {
+    this.#incoming = { cookie, request, at: start, end: start + bytes, last };
   }
 
-  #chunk(header: Chunk, request: Request): boolean {
+  /** Moves what has come of the data into the read's memory; false when more must come. */
+  #takeData(incoming: Incoming): boolean {
     const { queue } = this.agreement.reader;
-    const limit = header.type === NbdChunk.offsetData ? NBD_MAX_PAYLOAD + 8 : MAX_SMALL_CHUNK;
-    if (header.length > limit) throw protocol('Server sent a chunk that is too long');
-    if (queue.length < header.length) return false;
+    const { request, end } = incoming;
+    const n = Math.min(queue.length, end - incoming.at);
+    if (request.into === undefined) queue.drop(n);
+    else if (n > 0) queue.moveTo(request.into, incoming.at, n);
+    incoming.at += n;
+    request.covered += n;
+    if (incoming.at < end) return false;
+    this.#incoming = undefined;
+    if (incoming.last) this.#settle(incoming.cookie, request);
+    return true;
+  }
+
+  #chunk(header: NbdChunkHeader, request: Request): boolean {
+    const { queue } = this.agreement.reader;
+    if (header.type === NbdChunk.offsetData) return this.#data(header, request);
+    if (header.length > MAX_SMALL_CHUNK) throw protocol('Server sent a chunk that is too long');
+    const payload = queue.tryTake(header.length);
+    if (payload === undefined) return false;
     switch (header.type) {
       case NbdChunk.none:
         if (header.length !== 0 || (header.flags & NBD_CHUNK_DONE) === 0) {
           throw protocol('Server sent a malformed NONE chunk');
         }
         break;
-      case NbdChunk.offsetData:
-        this.#data(header, request);
-        break;
       case NbdChunk.offsetHole:
-        this.#hole(header, request);
+        this.#hole(payload, request);
         break;
       case NbdChunk.blockStatus:
       case NbdChunk.blockStatusExt:
-        this.#status(header, request);
+        this.#status(header, payload, request);
         break;
       default:
-        this.#other(header, request);
+        this.#error(header, payload, request);
     }
     if ((header.flags & NBD_CHUNK_DONE) !== 0) this.#settle(header.cookieLow, request);
     return true;
   }
 
-  #data(header: Chunk, request: Request): void {
-    const { queue } = this.agreement.reader;
+  #data(header: NbdChunkHeader, request: Request): boolean {
     if (header.length <= 8) throw protocol('Server sent a data chunk without data');
-    const head = queue.tryTake(8);
-    if (head === undefined) throw protocol('Server sent a short chunk');
-    const offset = readU64(new DataView(head.buffer, head.byteOffset), 0);
+    const { queue } = this.agreement.reader;
+    const at = queue.tryHead(8);
+    if (at < 0) return false;
+    const offset = readU64(queue.view, at);
+    queue.drop(8);
     const bytes = header.length - 8;
     this.#claim(request, offset, bytes);
-    this.#takeData(request, offset - request.offset, bytes);
+    const last = (header.flags & NBD_CHUNK_DONE) !== 0;
+    this.#expectData(header.cookieLow, request, offset - request.offset, bytes, last);
+    return true;
   }
 
-  #hole(header: Chunk, request: Request): void {
-    const b = this.agreement.reader.queue.tryTake(header.length);
-    if (b?.byteLength !== 12) throw protocol('Server sent a malformed hole chunk');
-    const v = new DataView(b.buffer, b.byteOffset);
+  #hole(payload: Uint8Array, request: Request): void {
+    if (payload.byteLength !== 12) throw protocol('Server sent a malformed hole chunk');
+    const v = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
     const offset = readU64(v, 0);
     const bytes = v.getUint32(8);
     this.#claim(request, offset, bytes);
@@ -290,19 +339,22 @@ export class NbdConnection {
     if (bytes === 0 || offset < request.offset || end > request.offset + request.length) {
       throw protocol('Server sent a chunk outside of the range that was asked for');
     }
-    for (const r of request.ranges) {
+    const ranges = (request.ranges ??= []);
+    for (const r of ranges) {
       if (offset < r.end && r.start < end) throw protocol('Server sent overlapping chunks');
     }
-    const last = request.ranges[request.ranges.length - 1];
-    if (last?.end === offset) last.end = end;
-    else request.ranges.push({ start: offset, end });
+    const last = ranges[ranges.length - 1];
+    if (last?.end === offset) {
+      last.end = end;
+      return;
+    }
+    if (ranges.length >= MAX_PARTS) throw protocol('Server sent a read in too many parts');
+    ranges.push({ start: offset, end });
   }
 
-  #status(header: Chunk, request: Request): void {
+  #status(header: NbdChunkHeader, payload: Uint8Array, request: Request): void {
     if (request.type !== NbdCmd.blockStatus) throw protocol('Server sent an unasked block status');
-    const b = this.agreement.reader.queue.tryTake(header.length);
-    if (b === undefined) throw protocol('Server sent a short chunk');
-    const r = new NbdReader(b);
+    const r = new NbdReader(payload);
     const wide = header.type === NbdChunk.blockStatusExt;
     if (wide !== this.agreement.extended) throw protocol('Server sent the wrong kind of status');
     const id = r.u32();
@@ -316,8 +368,9 @@ export class NbdConnection {
     while (r.left > 0) {
       const bytes = (wide ? r.u64() : r.u32()) ?? 0;
       const flags = (wide ? r.u64() : r.u32()) ?? 0;
-      if (bytes === 0 || !Number.isSafeInteger(bytes))
-        throw protocol('Server sent an empty extent');
+      if (bytes === 0 || !Number.isSafeInteger(bytes)) {
+        throw protocol('Server sent an extent of impossible length');
+      }
       runs.push({ bytes, flags });
     }
     if (count !== undefined && count !== runs.length) throw protocol('Server miscounted extents');
@@ -325,16 +378,26 @@ export class NbdConnection {
   }
 
   /** An error chunk; unknown types that are no errors break the protocol. */
-  #other(header: Chunk, request: Request): void {
-    const b = this.agreement.reader.queue.tryTake(header.length);
-    if ((header.type & 0x8000) === 0 || b === undefined || b.byteLength < 6) {
+  #error(header: NbdChunkHeader, payload: Uint8Array, request: Request): void {
+    if ((header.type & 0x8000) === 0) {
       throw protocol(`Server sent an unknown chunk of type ${header.type}`);
     }
-    const r = new NbdReader(b);
+    const r = new NbdReader(payload);
     const errno = r.u32() ?? 0;
     const text = r.bytes(r.u16() ?? 0);
-    if (errno === 0 || text === undefined) throw protocol('Server sent a malformed error chunk');
+    if (payload.byteLength < 6 || errno === 0 || text === undefined) {
+      throw protocol('Server sent a malformed error chunk');
+    }
+    if (header.type === NbdChunk.errorOffset) this.#checkErrorOffset(r, request);
     request.failure ??= new BlockError(nbdErrnoName(errno), undefined, { cause: nbdText(text) });
+  }
+
+  #checkErrorOffset(r: NbdReader, request: Request): void {
+    const offset = r.u64();
+    if (offset === undefined || r.left > 0) throw protocol('Server sent a malformed error chunk');
+    if (offset < request.offset || offset > request.offset + request.length) {
+      throw protocol('Server sent an error for an offset that was not asked for');
+    }
   }
 
   #settle(cookie: number, request: Request): void {

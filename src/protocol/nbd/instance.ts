@@ -13,7 +13,7 @@ import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
 import type { Clock } from '../../host/host.js';
 import type { Iov } from '../../lib/iov.js';
-import { NbdCmd, NbdCmdFlag, NbdFlag, NbdState } from '../../wire/nbd.js';
+import { NBD_MAX_PAYLOAD, NbdCmd, NbdCmdFlag, NbdFlag, NbdState } from '../../wire/nbd.js';
 import type { NbdConnection, StatusRun } from './connection.js';
 
 /** Milliseconds before the first new try, doubled after each failure up to the second. */
@@ -24,14 +24,19 @@ const MAX_CONNECTIONS = 4;
 /** Requests in flight per connection above which another one is opened. */
 const BUSY = 32;
 
+/** A server that does not take the goodbye in this time is left without (milliseconds). */
+const CLOSE_MS = 5000;
+/** Longest range that a request of 32 bits can name, in whole blocks of any size. */
+const MAX_RANGE = 0x7fff_0000;
+
 export interface NbdLink {
   readonly first: NbdConnection;
-  /** Makes a new connection to the same export. */
-  connect(): Promise<NbdConnection>;
+  /** Makes a new connection to the same export; `signal` gives up. */
+  connect(signal: AbortSignal): Promise<NbdConnection>;
   readonly clock: Clock;
   readonly reconnectDelayMs: number;
-  /** Bits of a custom metadata context are shown instead of allocation (x-dirty-bitmap). */
-  readonly customContext: boolean;
+  /** Greatest flags word of the metadata context that means something; greater ones are cut. */
+  readonly maxFlags: number;
   readonly filename: string | undefined;
   readonly strong: Record<string, unknown>;
 }
@@ -47,6 +52,7 @@ export class NbdInstance implements DriverInstance {
   #waiters: { resolve: () => void; reject: (e: Error) => void }[] = [];
   #cancelTimers: (() => void)[] = [];
   #growing = false;
+  readonly #abort = new AbortController();
 
   constructor(link: NbdLink) {
     this.#link = link;
@@ -69,19 +75,28 @@ export class NbdInstance implements DriverInstance {
 
   limits(): Partial<BlockLimits> {
     const a = this.#link.first.agreement;
-    const max = Math.min(a.maxBlock, 32 * 1024 * 1024);
-    const unlimited = a.extended ? 0 : 0x7fff_ffff - (0x7fff_ffff % a.minBlock);
+    const max = Math.min(a.maxBlock, NBD_MAX_PAYLOAD);
+    const range = a.extended ? 0 : MAX_RANGE;
     return {
       requestAlignment: a.minBlock,
       maxTransfer: max,
       optTransfer: Math.min(a.preferredBlock, max),
-      maxWriteZeroes: unlimited,
-      maxDiscard: unlimited,
+      maxWriteZeroes: range,
+      maxDiscard: range,
     };
   }
 
+  /** The node's length may be rounded up to a sector: what the server does not have is zeroes. */
   async read(offset: number, iov: Iov): Promise<void> {
-    await this.#request(NbdCmd.read, 0, offset, iov.bytes, { into: iov });
+    const left = this.#size - offset;
+    if (iov.bytes <= left) {
+      await this.#request(NbdCmd.read, 0, offset, iov.bytes, { into: iov });
+      return;
+    }
+    const inside = Math.max(0, left);
+    iov.fill(0, inside);
+    if (inside === 0) return;
+    await this.#request(NbdCmd.read, 0, offset, inside, { into: iov.slice(0, inside) });
   }
 
   async write(offset: number, iov: Iov, flags: number): Promise<void> {
@@ -109,27 +124,21 @@ export class NbdInstance implements DriverInstance {
 
   async blockStatus(offset: number, bytes: number): Promise<DriverStatus> {
     const { agreement } = this.#link.first;
+    if (offset >= this.#size) return { bytes, data: false, zero: true, allocated: true, offset };
     const all = { bytes, data: true, zero: false, allocated: true, offset };
     if (agreement.contextId === undefined) return all;
-    const cap = agreement.extended ? bytes : Math.min(bytes, 0x7fff_f000);
-    const align = agreement.minBlock;
-    const runs = await this.#request(
-      NbdCmd.blockStatus,
-      NbdCmdFlag.reqOne,
-      offset,
-      cap - (cap % align) || cap,
-    );
-    const [run] = runs;
+    const inside = Math.min(bytes, this.#size - offset);
+    const range = agreement.extended ? inside : Math.min(inside, MAX_RANGE);
+    const [run] = await this.#request(NbdCmd.blockStatus, NbdCmdFlag.reqOne, offset, range);
     if (run === undefined) throw new BlockError('EIO', 'Server sent no block status');
-    const n = Math.min(run.bytes, bytes);
-    if (this.#link.customContext) {
-      return { ...all, bytes: n, data: run.flags === 0, zero: false };
-    }
+    const cut = wholeBlocks(run, range, agreement.minBlock);
+    const flags = Math.min(cut.flags, this.#link.maxFlags);
     return {
       ...all,
-      bytes: n,
-      data: (run.flags & NbdState.hole) === 0,
-      zero: (run.flags & NbdState.zero) !== 0,
+      // The rounded-up end goes with the last run.
+      bytes: cut.bytes === inside ? bytes : cut.bytes,
+      data: (flags & NbdState.hole) === 0,
+      zero: (flags & NbdState.zero) !== 0,
     };
   }
 
@@ -156,10 +165,16 @@ export class NbdInstance implements DriverInstance {
     const connections = this.#connections;
     this.#connections = [];
     this.#enter('closed', new BlockError('EIO', 'The node was closed'));
-    for (const c of connections) {
-      c.onDead = undefined;
-      await c.close();
-    }
+    this.#abort.abort();
+    await Promise.all(connections.map((c) => this.#leave(c)));
+  }
+
+  async #leave(c: NbdConnection): Promise<void> {
+    c.onDead = undefined;
+    const cancel = this.#link.clock.after(CLOSE_MS, () => {
+      c.destroy(new BlockError('ETIMEDOUT'));
+    });
+    await c.close().finally(cancel);
   }
 
   #has(flag: number): boolean {
@@ -203,13 +218,13 @@ export class NbdInstance implements DriverInstance {
     const several = this.#has(NbdFlag.canMultiConn);
     if (!several || this.#growing || this.#connections.length >= MAX_CONNECTIONS) return;
     this.#growing = true;
-    this.#link.connect().then(
+    this.#link.connect(this.#abort.signal).then(
       (c) => {
         this.#growing = false;
         if (this.#state === 'up' && c.agreement.size === this.#size) {
           this.#connections.push(this.#adopt(c));
         } else {
-          void c.close();
+          void this.#leave(c);
         }
       },
       () => {
@@ -242,7 +257,7 @@ export class NbdInstance implements DriverInstance {
   #retry(delayMs: number): void {
     this.#timer(delayMs, () => {
       if (this.#state === 'closed' || this.#state === 'up') return;
-      this.#link.connect().then(
+      this.#link.connect(this.#abort.signal).then(
         (c) => {
           this.#restored(c);
         },
@@ -255,7 +270,7 @@ export class NbdInstance implements DriverInstance {
 
   #restored(c: NbdConnection): void {
     if (this.#state === 'closed' || c.agreement.size !== this.#size) {
-      void c.close();
+      void this.#leave(c);
       if (this.#state !== 'closed') this.#retry(RETRY_MAX_MS);
       return;
     }
@@ -278,6 +293,18 @@ export class NbdInstance implements DriverInstance {
       else w.reject(error ?? new BlockError('EIO'));
     }
   }
+}
+
+/**
+ * A run within the range that was asked for, in whole blocks of `align` bytes: a server that
+ * splits a block is taken to say nothing of it.
+ */
+function wholeBlocks(run: StatusRun, range: number, align: number): StatusRun {
+  if (run.bytes >= range) return { bytes: range, flags: run.flags };
+  const odd = run.bytes % align;
+  if (odd === 0) return run;
+  if (run.bytes > align) return { bytes: run.bytes - odd, flags: run.flags };
+  return { bytes: Math.min(align, range), flags: 0 };
 }
 
 function broken(cause: unknown): BlockError {

@@ -1,6 +1,6 @@
 /** Connecting to the server when a node is opened. */
 import type { DriverInstance, OpenContext } from '../../block/driver.js';
-import { BlockError, errorText } from '../../block/errors.js';
+import { BlockError } from '../../block/errors.js';
 import type { HostSockets, SocketAddress, TlsCredentials } from '../../host/socket.js';
 import { StreamReader } from '../../host/stream-reader.js';
 import { parseValue } from '../../options/schema.js';
@@ -21,14 +21,16 @@ export async function openNbd(context: OpenContext): Promise<DriverInstance> {
   const sockets = await loadSockets();
   const credentials = await credentialsOf(context, options);
   const address = toAddress(options.server);
-  const connect = (): Promise<NbdConnection> => connectOnce(sockets, address, options, credentials);
+  const connect = (signal?: AbortSignal): Promise<NbdConnection> =>
+    connectOnce(sockets, address, options, credentials, signal);
   const first = await connectFirst(connect, options, clock);
   const instance = new NbdInstance({
     first,
     connect,
     clock,
     reconnectDelayMs: options['reconnect-delay'] * 1000,
-    customContext: options['x-dirty-bitmap'] !== undefined,
+    // Depths of two and more look alike in the two bits that a status has.
+    maxFlags: options['x-dirty-bitmap'] === 'qemu:allocation-depth' ? 2 : 0xffff_ffff,
     filename: nbdFilename(options),
     strong: strongOptions(options),
   });
@@ -73,21 +75,18 @@ async function connectFirst(
   }
 }
 
-function addressText(address: SocketAddress): string {
-  if (address.type === 'unix') return address.path;
-  return address.type === 'fd' ? `fd:${address.fd}` : `${address.host}:${address.port}`;
-}
-
 async function connectOnce(
   sockets: HostSockets,
   address: SocketAddress,
   options: NbdOptions,
   credentials: TlsCredentials | undefined,
+  signal?: AbortSignal,
 ): Promise<NbdConnection> {
-  const stream = await sockets.connect(address).catch((e: unknown) => {
-    const text = `Failed to connect to '${addressText(address)}': ${errorText(e)}`;
-    throw new BlockError('ECONNREFUSED', text, { cause: e });
-  });
+  let stream = await sockets.connect(address, signal);
+  const abort = (): void => {
+    stream.destroy();
+  };
+  signal?.addEventListener('abort', abort);
   const hostname = options['tls-hostname'] ?? (address.type === 'inet' ? address.host : undefined);
   const want: HandshakeRequest = {
     exportName: options.export,
@@ -95,14 +94,18 @@ async function connectOnce(
     startTls:
       credentials === undefined
         ? undefined
-        : async (reader) =>
-            new StreamReader(await reader.stream.startTls({ credentials, hostname })),
+        : async (reader) => {
+            stream = await reader.stream.startTls({ credentials, hostname });
+            return new StreamReader(stream);
+          },
   };
   try {
     return new NbdConnection(await clientHandshake(new StreamReader(stream), want));
   } catch (e) {
     stream.destroy();
     throw e;
+  } finally {
+    signal?.removeEventListener('abort', abort);
   }
 }
 

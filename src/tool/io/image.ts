@@ -77,14 +77,19 @@ export function defaultHow(): ImageHow {
 /** Opens; throws with the text that stands after `PROGRAM: `. */
 export async function openImage(graph: BlockGraph, how: ImageHow): Promise<Backend> {
   try {
-    const backend = how.snapshot ? await openOverlay(graph, how) : await openPlain(graph, how);
-    backend.writeCache = how.cache.writeback;
-    if (how.copyOnRead) backend.node.copyOnReadUsers++;
-    return backend;
+    return await openUnnamed(graph, how);
   } catch (e) {
     const name = how.filename === undefined ? '' : ` device ${how.filename}`;
     throw prepend(`can't open${name}: `, e);
   }
+}
+
+/** As {@link openImage}, for tools that put other words before an error. */
+export async function openUnnamed(graph: BlockGraph, how: ImageHow): Promise<Backend> {
+  const backend = how.snapshot ? await openOverlay(graph, how) : await openPlain(graph, how);
+  backend.writeCache = how.cache.writeback;
+  if (how.copyOnRead) backend.node.copyOnReadUsers++;
+  return backend;
 }
 
 function flagsOf(how: ImageHow): Partial<OpenFlags> {

@@ -105,6 +105,7 @@ async function run(program: Program, argv: readonly string[]): Promise<number> {
       program.print(`${message}\n`);
     },
     secret: (id) => objects.secret(id),
+    tlsCredentials: (id) => objects.tlsCredentials(id, 'client'),
   });
   const session = new IoSession({ graph, output: program.output, program: program.name });
   const asked = readInvocation(program, session, argv);

@@ -1,0 +1,238 @@
+/**
+ * `--object` for connections: TLS credentials (`tls-creds-x509`, `tls-creds-psk`) and access
+ * lists (`authz-simple`, `authz-list`, `authz-list-file`). Loaded when one is asked for.
+ */
+import { X509Certificate } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { BlockError, errorText } from '../block/errors.js';
+import { toHostError } from '../host/node/errors.js';
+import type { TlsCredentials } from '../host/socket.js';
+import type { AccessList } from '../lib/access-list.js';
+import { isAllowed } from '../lib/access-list.js';
+import { parseJson } from '../lib/json-text.js';
+import { OptionError } from '../options/option-error.js';
+import type { Infer } from '../options/schema.js';
+import { parseValue, t } from '../options/schema.js';
+
+/** Says whether a TLS identity may connect. */
+export type Authorization = (identity: string) => boolean;
+
+export type NetworkObject =
+  | { readonly tls: TlsCredentials; readonly authz?: undefined }
+  | { readonly authz: Authorization; readonly tls?: undefined };
+
+type FindSecret = (id: string) => Promise<Uint8Array>;
+
+const credentialFields = {
+  dir: t.optional(t.str({ doc: 'folder with the keys and certificates' })),
+  endpoint: t.enumOf('client', 'server', {
+    default: 'client',
+    doc: 'which end of the connection they are for',
+  }),
+  'verify-peer': t.bool({ default: true, doc: 'demand and check the certificate of the peer' }),
+  priority: t.optional(t.str({ doc: 'GnuTLS priority string; only NORMAL means anything here' })),
+};
+
+const x509Options = t.struct('TlsCredsX509Properties', {
+  ...credentialFields,
+  'sanity-check': t.bool({ default: true, doc: 'check the certificates when they are loaded' }),
+  passwordid: t.optional(t.str({ doc: 'secret that decrypts the private key' })),
+});
+
+const pskOptions = t.struct('TlsCredsPskProperties', {
+  ...credentialFields,
+  username: t.str({ default: 'qemu', doc: 'whose key a client uses' }),
+});
+
+const ruleOptions = t.struct('QAuthZListRule', {
+  match: t.str({ doc: 'name or pattern' }),
+  policy: t.enumOf('deny', 'allow', { doc: 'what happens to those that fit' }),
+  format: t.enumOf('exact', 'glob', { default: 'exact', doc: 'how the name is compared' }),
+});
+
+const listOptions = t.struct('AuthZListProperties', {
+  policy: t.enumOf('deny', 'allow', {
+    default: 'deny',
+    doc: 'what happens to those that fit no rule',
+  }),
+  rules: t.arrayOf(ruleOptions, { default: [], doc: 'rules; the first that fits decides' }),
+});
+
+const listFileOptions = t.struct('AuthZListFileProperties', {
+  filename: t.str({ doc: 'JSON file with policy and rules' }),
+  refresh: t.bool({ default: true, doc: 'read the file again when it changed' }),
+});
+
+const simpleOptions = t.struct('AuthZSimpleProperties', {
+  identity: t.str({ doc: 'the one name that may connect' }),
+});
+
+/** What is refused, and why. */
+const refused: Readonly<Record<string, string>> = {
+  'tls-creds-anon':
+    'tls-creds-anon is not supported: its ciphers prove neither end to the other and are not ' +
+    'built into this TLS library; use tls-creds-x509 or tls-creds-psk',
+  'authz-pam': 'authz-pam is not supported: there is no access to PAM; use authz-list-file',
+};
+
+/** Makes an object for connections. Throws OptionError or BlockError. */
+export async function createNetworkObject(
+  kind: string,
+  id: string,
+  given: Record<string, unknown>,
+  from: 'qmp' | 'keyval',
+  secret: FindSecret,
+): Promise<NetworkObject> {
+  switch (kind) {
+    case 'tls-creds-x509':
+      return { tls: await x509(parseValue(x509Options, given, { from }), secret) };
+    case 'tls-creds-psk':
+      return { tls: psk(parseValue(pskOptions, given, { from })) };
+    case 'authz-simple': {
+      const { identity } = parseValue(simpleOptions, given, { from });
+      return { authz: (name) => name === identity };
+    }
+    case 'authz-list': {
+      const list = parseValue(listOptions, given, { from });
+      return { authz: (name) => isAllowed(list, name) };
+    }
+    case 'authz-list-file':
+      return { authz: fromFile(parseValue(listFileOptions, given, { from })) };
+    default:
+      throw new OptionError(refused[kind] ?? `invalid object type: ${kind}`, id);
+  }
+}
+
+function read(path: string): Uint8Array {
+  try {
+    return new Uint8Array(readFileSync(path));
+  } catch (e) {
+    const cause = toHostError(e);
+    const text = `Unable to access credentials ${path}: ${errorText(cause)}`;
+    throw new BlockError(cause.code, text, { cause });
+  }
+}
+
+function tryRead(path: string): Uint8Array | undefined {
+  try {
+    return new Uint8Array(readFileSync(path));
+  } catch (e) {
+    if (toHostError(e).code === 'ENOENT') return undefined;
+    return read(path);
+  }
+}
+
+function folderOf(options: { dir?: string | undefined; priority?: string | undefined }): string {
+  const { dir, priority } = options;
+  if (priority !== undefined && priority !== 'NORMAL') {
+    throw new OptionError(
+      `Parameter 'priority' does not accept value '${priority}': ` +
+        'priority strings are those of GnuTLS, which is not in use; only NORMAL is known',
+      'priority',
+    );
+  }
+  if (dir === undefined) throw new BlockError('EINVAL', "Missing 'dir' property value");
+  return dir;
+}
+
+async function x509(
+  options: Infer<typeof x509Options>,
+  secret: FindSecret,
+): Promise<TlsCredentials> {
+  const dir = folderOf(options);
+  const { endpoint } = options;
+  const ca = read(join(dir, 'ca-cert.pem'));
+  const crl = tryRead(join(dir, 'ca-crl.pem'));
+  const load = endpoint === 'server' ? read : tryRead;
+  const certPath = join(dir, `${endpoint}-cert.pem`);
+  const cert = load(certPath);
+  const key = load(join(dir, `${endpoint}-key.pem`));
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new BlockError('EINVAL', `Certificate and key of the ${endpoint} belong together`);
+  }
+  if (options['sanity-check']) {
+    checkCertificate(join(dir, 'ca-cert.pem'), ca, true);
+    if (cert !== undefined) checkCertificate(certPath, cert, false);
+  }
+  const id = options.passwordid;
+  const passphrase =
+    id === undefined ? {} : { passphrase: new TextDecoder().decode(await secret(id)) };
+  const own = cert === undefined || key === undefined ? {} : { cert, key, ...passphrase };
+  return {
+    endpoint,
+    x509: { ca, ...(crl === undefined ? {} : { crl }), ...own },
+    verifyPeer: options['verify-peer'],
+  };
+}
+
+/** Tells at start what would make each handshake fail later. */
+function checkCertificate(path: string, pem: Uint8Array, isCa: boolean): void {
+  let certificate: X509Certificate;
+  try {
+    certificate = new X509Certificate(pem);
+  } catch (e) {
+    throw new BlockError('EINVAL', `Unable to import certificate ${path}`, { cause: e });
+  }
+  const now = Date.now();
+  if (Date.parse(certificate.validTo) < now) {
+    throw new BlockError('EINVAL', `The certificate ${path} has expired`);
+  }
+  if (Date.parse(certificate.validFrom) > now) {
+    throw new BlockError('EINVAL', `The certificate ${path} is not yet active`);
+  }
+  if (certificate.ca !== isCa) {
+    const shows = isCa ? 'do not show a CA' : 'show a CA, but we need one for a ';
+    const rest = isCa ? '' : path.endsWith('server-cert.pem') ? 'server' : 'client';
+    const text = `The certificate ${path} basic constraints ${shows}${rest}`;
+    throw new BlockError('EINVAL', text);
+  }
+}
+
+function psk(options: Infer<typeof pskOptions>): TlsCredentials {
+  const path = join(folderOf(options), 'keys.psk');
+  const keys = new Map<string, Uint8Array>();
+  for (const line of new TextDecoder().decode(read(path)).split('\n')) {
+    const m = /^([^:#]+):([0-9a-fA-F]+)\s*$/.exec(line);
+    if (m !== null) keys.set(m[1] ?? '', new Uint8Array(Buffer.from(m[2] ?? '', 'hex')));
+  }
+  const { endpoint, username } = options;
+  if (endpoint === 'server') return { endpoint, psk: { keys }, verifyPeer: true };
+  const key = keys.get(username);
+  if (key === undefined) throw new BlockError('EINVAL', `Username ${username} not found`);
+  return { endpoint, psk: { keys: new Map([[username, key]]) }, verifyPeer: true };
+}
+
+function fromFile(options: Infer<typeof listFileOptions>): Authorization {
+  const { filename, refresh } = options;
+  const load = (): AccessList => {
+    let text: string;
+    try {
+      text = readFileSync(filename, 'utf8');
+    } catch (e) {
+      const cause = toHostError(e);
+      const message = `Unable to read '${filename}': ${errorText(cause)}`;
+      throw new BlockError(cause.code, message, { cause });
+    }
+    return parseValue(listOptions, parseJson(text), { from: 'qmp' });
+  };
+  const mark = (): string => {
+    const stat = statSync(filename, { bigint: true, throwIfNoEntry: false });
+    return stat === undefined ? '' : `${stat.ino} ${stat.size} ${stat.mtimeNs}`;
+  };
+  let seen = mark();
+  let list = load();
+  return (name) => {
+    const now = refresh ? mark() : seen;
+    if (now !== seen) {
+      try {
+        list = load();
+        seen = now;
+      } catch {
+        // A list that cannot be read lets nobody in until it can be again.
+        return false;
+      }
+    }
+    return isAllowed(list, name);
+  };
+}
