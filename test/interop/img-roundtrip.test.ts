@@ -7,7 +7,8 @@ import { createHash } from 'node:crypto';
 import { createReadStream, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { binPath, Random, requires, run, runOk, seededRandom, tempDir } from '../support/index.js';
+import type { Random } from '../support/index.js';
+import { binPath, requires, run, runOk, seededRandom, tempDir } from '../support/index.js';
 
 const img = binPath('vdisk-img');
 
@@ -29,12 +30,13 @@ requires(
 
   beforeAll(async () => {
     folder = tempDir({ keep: true });
-    const tree = process.execPath.replace(/\/bin\/node$/, '/include');
+    const include = process.execPath.replace(/\/bin\/node$/, '/include');
     spawnSync('mkdir', ['-p', `${folder}/tree`]);
-    spawnSync('sh', ['-c', `cp -a ${tree} /usr/share/doc /etc ${folder}/tree/ 2>/dev/null`]);
-    spawnSync('sh', ['-c', `head -c 24M ${process.execPath} > ${folder}/tree/program`]);
+    const find = `find ${include} /usr/share/doc /etc -type f -size -200k 2>/dev/null | head -1500`;
+    spawnSync('sh', ['-c', `${find} | tar -cf - -T - | tar -xf - -C ${folder}/tree`]);
+    spawnSync('sh', ['-c', `head -c 16M ${process.execPath} > ${folder}/tree/program`]);
     writeFileSync(join(folder, 'fs.raw'), '');
-    truncateSync(join(folder, 'fs.raw'), 192 * 1024 * 1024);
+    truncateSync(join(folder, 'fs.raw'), 96 * 1024 * 1024);
     await go('mke2fs', '-q', '-F', '-t', 'ext4', '-d', 'tree', 'fs.raw');
     hash = await sha256(join(folder, 'fs.raw'));
   });
