@@ -6,8 +6,8 @@
  *      driver stops in drainBegin); nodes hold no queue and count nothing in flight.
  *  N2  An instance sees only requests inside [0, length) that are aligned to its
  *      `requestAlignment`; a protocol node also sees writes past its end, which grow it.
- *  N3  Writes to a node whose alignment is above 1 are tracked; a read-modify-write
- *      waits for every write that overlaps its aligned range, and later ones wait for it.
+ *  N3  Writes to a node whose alignment is above 1, or that copies on reads, are tracked; a
+ *      read-modify-write or a copy excludes every write that overlaps its aligned range.
  *  N4  `writeGeneration` grows after a write completed; a flush is skipped only if one
  *      that began at this generation has completed.
  */
@@ -141,6 +141,7 @@ export class BlockNode {
     if (
       (flags & ~(this.instance.writeFlags ?? 0)) === 0 &&
       this.limits.requestAlignment === 1 &&
+      this.copyOnReadUsers === 0 &&
       this.instance.write !== undefined &&
       this.instance.breakpoints === undefined &&
       (this.limits.maxTransfer === 0 || iov.bytes <= this.limits.maxTransfer)

@@ -94,7 +94,10 @@ async function carryOut(plan: readonly Planned[]): Promise<void> {
     throw e;
   }
   for (const step of steps.reverse()) await step.commit();
-  for (const { node } of [...plan].reverse()) node.refreshLimits();
+  for (const { node } of [...plan].reverse()) {
+    node.refreshLimits();
+    await node.refreshLength();
+  }
 }
 
 function notReopenable(node: BlockNode): BlockError {

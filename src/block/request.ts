@@ -2,6 +2,7 @@
 import { Iov, isZeroBytes } from '../lib/iov.js';
 import { BlockError, isNotSupported } from './errors.js';
 import type { BlockNode } from './node.js';
+import { filtered } from './status.js';
 import { Req } from './types.js';
 
 /** Longest piece of a read or write when the driver names no limit of its own. */
@@ -86,7 +87,7 @@ export async function alignedWrite(
   const start = alignDown(offset, align);
   const end = alignUp(offset + iov.bytes, align);
   const whole = start === offset && end === offset + iov.bytes;
-  if (align === 1 && (flags & Req.serialising) === 0) {
+  if (align === 1 && node.copyOnReadUsers === 0 && (flags & Req.serialising) === 0) {
     await node.debugEvent('pwritev');
     await splitWrite(node, offset, iov, flags);
   } else {
@@ -207,7 +208,8 @@ async function zeroAligned(
   stop: number,
   flags: number,
 ): Promise<void> {
-  if (node.limits.requestAlignment === 1 && (flags & Req.serialising) === 0) {
+  const tracked = node.limits.requestAlignment > 1 || node.copyOnReadUsers > 0;
+  if (!tracked && (flags & Req.serialising) === 0) {
     await zeroPieces(node, start, stop, flags);
     return;
   }
@@ -290,34 +292,74 @@ export async function copyOnRead(
     await alignedRead(node, offset, iov, plain);
     return;
   }
-  const info = await node.instance.info?.();
+  const info = await informative(node)?.instance.info?.();
   const cluster = info?.subclusterSize ?? info?.clusterSize ?? node.limits.requestAlignment;
   const start = alignDown(offset, cluster);
   const end = Math.min(alignUp(offset + iov.bytes, cluster), node.size);
-  if (end > start) {
-    const write = { offset: start, bytes: end - start, serialising: true };
-    await node.tracker().run(write, () => fillFromBelow(node, start, end));
+  const wanted = (flags & Req.prefetch) === 0 ? { offset, iov } : undefined;
+  if (wanted !== undefined && offset + iov.bytes > node.size) {
+    iov.fill(0, Math.max(0, node.size - offset));
   }
-  if ((flags & Req.prefetch) === 0) await alignedRead(node, offset, iov, plain);
+  if (end <= start) return;
+  const write = { offset: start, bytes: end - start, serialising: true };
+  await node.tracker().run(write, () => fillFromBelow(node, start, end, wanted));
 }
 
-async function fillFromBelow(node: BlockNode, start: number, end: number): Promise<void> {
+/** The node that tells about clusters: the first at or below `node`, through filters. */
+function informative(node: BlockNode): BlockNode | undefined {
+  let at: BlockNode | undefined = node;
+  while (at !== undefined && at.instance.info === undefined) at = filtered(at);
+  return at;
+}
+
+/** Where the data of a copying read goes. */
+interface Wanted {
+  readonly offset: number;
+  readonly iov: Iov;
+}
+
+/** From the front to the back: what is allocated is read, the rest is copied up and handed on. */
+async function fillFromBelow(
+  node: BlockNode,
+  start: number,
+  end: number,
+  wanted: Wanted | undefined,
+): Promise<void> {
   let at = start;
   while (at < end) {
     const status = await node.blockStatus(at, Math.min(end - at, COPY_PIECE), false);
-    if (!status.allocated) await copyUp(node, at, status.bytes);
-    at += status.bytes;
+    const stop = at + status.bytes;
+    const copied = status.allocated ? undefined : await copyUp(node, at, status.bytes);
+    if (wanted !== undefined) await handOn(node, at, stop, wanted, copied);
+    at = stop;
   }
 }
 
-async function copyUp(node: BlockNode, offset: number, bytes: number): Promise<void> {
+/** Puts what is wanted of [from, to) where it belongs: out of `copied`, else read. */
+async function handOn(
+  node: BlockNode,
+  from: number,
+  to: number,
+  wanted: Wanted,
+  copied: Iov | undefined,
+): Promise<void> {
+  const a = Math.max(from, wanted.offset);
+  const b = Math.min(to, wanted.offset + wanted.iov.bytes);
+  if (a >= b) return;
+  const into = wanted.iov.slice(a - wanted.offset, b - a);
+  if (copied === undefined) await alignedRead(node, a, into, 0);
+  else into.copyFromIov(copied.slice(a - from, b - a));
+}
+
+async function copyUp(node: BlockNode, offset: number, bytes: number): Promise<Iov> {
   const data = Iov.alloc(bytes);
   await alignedRead(node, offset, data, 0);
   await node.debugEvent('cor_write');
   if (data.isZero() && (await tryDriverZero(node, offset, bytes, Req.writeUnchanged))) {
     node.noteWritten(offset, bytes);
-    return;
+    return data;
   }
   await splitWrite(node, offset, data, Req.writeUnchanged);
   node.writeGeneration++;
+  return data;
 }

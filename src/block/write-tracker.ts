@@ -3,8 +3,9 @@
  * not lose a write that happens beside them. Ranges are bytes.
  *
  * Rule: two overlapping writes may run together unless one of them is serialising;
- * then the later one waits. Waiting follows the order of arrival, so no two wait
- * for each other.
+ * then one waits. Who waits himself holds nobody up: a write that arrives later may
+ * run before one that still waits for another, so no two wait for each other, and a
+ * write that a breakpoint holds delays only those that it overlaps.
  */
 export interface TrackedWrite {
   readonly offset: number;
@@ -15,22 +16,27 @@ export interface TrackedWrite {
 interface Entry extends TrackedWrite {
   readonly done: Promise<void>;
   readonly finish: () => void;
+  /** It has not begun, for another is in its way. */
+  waits: boolean;
 }
 
 export class WriteTracker {
   readonly #active = new Set<Entry>();
 
-  /** Runs `fn` when no earlier conflicting write is in flight; later conflicting ones wait. */
+  /** Runs `fn` when no conflicting write runs; conflicting ones wait until it has ended. */
   async run<T>(write: TrackedWrite, fn: () => Promise<T>): Promise<T> {
-    const before = this.#conflicts(write);
     let finish: () => void = () => undefined;
     const done = new Promise<void>((resolve) => {
       finish = resolve;
     });
-    const entry: Entry = { ...write, done, finish };
+    const entry: Entry = { ...write, done, finish, waits: false };
     this.#active.add(entry);
     try {
-      if (before.length > 0) await Promise.all(before);
+      for (let other = this.#inTheWay(entry); other !== undefined; other = this.#inTheWay(entry)) {
+        entry.waits = true;
+        await other.done;
+        entry.waits = false;
+      }
       return await fn();
     } finally {
       this.#active.delete(entry);
@@ -38,13 +44,13 @@ export class WriteTracker {
     }
   }
 
-  #conflicts(write: TrackedWrite): Promise<void>[] {
-    const out: Promise<void>[] = [];
-    const end = write.offset + write.bytes;
-    for (const e of this.#active) {
-      if (!e.serialising && !write.serialising) continue;
-      if (e.offset < end && write.offset < e.offset + e.bytes) out.push(e.done);
+  #inTheWay(entry: Entry): Entry | undefined {
+    const end = entry.offset + entry.bytes;
+    for (const other of this.#active) {
+      if (other === entry || other.waits) continue;
+      if (!other.serialising && !entry.serialising) continue;
+      if (other.offset < end && entry.offset < other.offset + other.bytes) return other;
     }
-    return out;
+    return undefined;
   }
 }
