@@ -1,4 +1,4 @@
-// Requests by depth, size, cache mode, engine and format: `bench` of both tools, by their own clocks.
+// Requests by depth, size, cache mode, engine, format: `bench` of both, by their own clocks.
 import { rmSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';

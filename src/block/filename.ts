@@ -58,7 +58,16 @@ export function fullOptions(node: BlockNode): NodeOptions {
   for (const key of Object.keys(strong)) out[key] = node.explicitOptions[key] ?? strong[key];
   for (const child of node.children.values()) {
     if (child.name === 'backing') continue;
-    out[child.name] = fullOptions(child.node);
+    const element = /^(.+)\.(\d+)$/.exec(child.name);
+    if (element === null) {
+      out[child.name] = fullOptions(child.node);
+      continue;
+    }
+    // Children of one option: `children.0` and `children.1` make a list.
+    const key = element[1] ?? '';
+    const list = out[key];
+    if (Array.isArray(list)) list.push(fullOptions(child.node));
+    else out[key] = [fullOptions(child.node)];
   }
   if (backingOverridden(node)) {
     const backing = node.backing?.node;

@@ -45,6 +45,8 @@ export interface GraphInit {
   readonly onWarning?: (message: string) => void;
   /** Receives one-line news that are no warnings ("blkdebug: Suspended request 'a'"). */
   readonly onNotice?: (message: string) => void;
+  /** Receives QMP events that nodes cause (`QUORUM_FAILURE`); `data` as in the event. */
+  readonly onEvent?: (name: string, data: Readonly<Record<string, unknown>>) => void;
   /** Throttle groups by name; several graphs may share them. */
   readonly throttleGroups?: Map<string, ThrottleGroup>;
   /** Looks up the secret of a `key-secret=ID` option. */
@@ -61,6 +63,7 @@ export class BlockGraph {
   readonly throttleGroups: Map<string, ThrottleGroup>;
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
+  readonly #onEvent: NonNullable<GraphInit['onEvent']>;
   readonly #secret: ((id: string) => Promise<Uint8Array>) | undefined;
   readonly #tlsCredentials: ((id: string) => Promise<TlsCredentials>) | undefined;
   readonly #permLock = new Mutex();
@@ -71,6 +74,7 @@ export class BlockGraph {
     this.drivers = init.drivers;
     this.#onWarning = init.onWarning ?? ((): void => undefined);
     this.#onNotice = init.onNotice ?? ((): void => undefined);
+    this.#onEvent = init.onEvent ?? ((): void => undefined);
     this.throttleGroups = init.throttleGroups ?? new Map<string, ThrottleGroup>();
     this.#secret = init.secret;
     this.#tlsCredentials = init.tlsCredentials;
@@ -92,6 +96,11 @@ export class BlockGraph {
 
   warn(message: string): void {
     this.#onWarning(message);
+  }
+
+  /** Tells of something that QMP has an event for. */
+  emit(name: string, data: Readonly<Record<string, unknown>>): void {
+    this.#onEvent(name, data);
   }
 
   notice(message: string): void {

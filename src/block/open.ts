@@ -391,6 +391,16 @@ function makeContext(
   };
 }
 
+/** The option under a key that may name an element of a list (`children.0`). */
+function optionAt(own: NodeOptions, key: string): unknown {
+  let value: unknown = own;
+  for (const part of key.split('.')) {
+    if (typeof value !== 'object' || value === null) return undefined;
+    value = (value as Record<string, unknown>)[part];
+  }
+  return value;
+}
+
 async function openOther(
   plan: Plan,
   node: BlockNode,
@@ -398,7 +408,7 @@ async function openOther(
   key: string,
   request: ChildRequest,
 ): Promise<BlockNode | undefined> {
-  const value = own[key];
+  const value = optionAt(own, key);
   const filename = value === undefined ? request.defaultFilename : undefined;
   if (value === undefined && filename === undefined) return undefined;
   const flags =
@@ -453,7 +463,10 @@ function nodeParent(graph: BlockGraph, node: BlockNode): ChildParent {
       graph.drainEnd(node);
     },
     childResized: (child) => {
-      if (child.name === node.file?.name && node.driver.kind === 'filter') node.setSize(child.size);
+      if (child.name !== node.file?.name || node.driver.kind !== 'filter') return;
+      // A filter may show another length than its file has; while it opens there is none yet.
+      const length = (node.instance as BlockNode['instance'] | undefined)?.length();
+      if (typeof length === 'number') node.setSize(length);
     },
   };
 }

@@ -7,6 +7,12 @@
  */
 import type { Driver } from '../block/driver.js';
 import { blkdebugDriver } from '../filter/blkdebug/driver.js';
+import { blklogwritesDriver } from '../filter/blklogwrites.js';
+import { blkverifyDriver } from '../filter/blkverify.js';
+import { compressDriver } from '../filter/compress.js';
+import { copyOnReadDriver } from '../filter/copy-on-read.js';
+import { preallocateDriver } from '../filter/preallocate.js';
+import { quorumDriver } from '../filter/quorum.js';
 import { throttleDriver } from '../filter/throttle.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
@@ -29,4 +35,10 @@ export const drivers: readonly Driver[] = [
   nbdDriver,
   blkdebugDriver,
   throttleDriver,
+  blklogwritesDriver,
+  blkverifyDriver,
+  compressDriver,
+  copyOnReadDriver,
+  preallocateDriver,
+  quorumDriver,
 ];

@@ -16,8 +16,8 @@ export const RunKind = { data: 0, zero: 1, backing: 2 } as const;
 export const SECTOR = 512;
 /** Runs kept of the first look; an image with more is looked at twice. */
 const KEPT_RUNS = 65536;
-/** With salvage, this much is asked again where a status failed, and less is taken for data. */
-const SALVAGE_STATUS = 64 * 1024;
+/** With salvage, where a status failed, this part of it is asked for again. */
+const SALVAGE_DIVISOR = 4;
 
 /** Runs in order, in parallel arrays: run i covers [start[i], end[i]) and is of kind[i]. */
 export class RunList {
@@ -119,7 +119,9 @@ export class CopyPlan {
   async runsFrom(from: number, check: () => void): Promise<RunList> {
     const runs = new RunList();
     let at = from;
-    while (at < this.bytes && runs.count < KEPT_RUNS) {
+    // With salvage one by one, so that what is told of states and of data is in order.
+    const most = this.#options.salvage === true ? 1 : KEPT_RUNS;
+    while (at < this.bytes && runs.count < most) {
       if ((runs.count & 1023) === 0) check();
       const source = this.sourceAt(at);
       const { bytes, kind } = this.#inUnits(at, await this.#statusAt(source, at));
@@ -178,14 +180,18 @@ export class CopyPlan {
         throw new BlockError(errorCode(e), text, { cause: e });
       }
     }
-    const less = Math.min(SALVAGE_STATUS, bytes);
-    try {
-      return await chainStatus(top, base, offset, less);
-    } catch (e) {
-      this.#options.onWarning?.(
-        `error while reading block status at offset ${String(offset)}: ${messageOf(e)}`,
-      );
-      return { bytes: less, zero: false, data: true };
+    // Less and less, down to the sector that fails, which is taken for data.
+    for (let less = bytes; less > SECTOR;) {
+      less = Math.ceil(less / SECTOR / SALVAGE_DIVISOR) * SECTOR;
+      try {
+        return await chainStatus(top, base, offset, less);
+      } catch (e) {
+        if (less > SECTOR) continue;
+        this.#options.onWarning?.(
+          `error while reading block status at offset ${String(offset)}: ${errorText(e)}`,
+        );
+      }
     }
+    return { bytes: Math.min(SECTOR, bytes), zero: false, data: true };
   }
 }

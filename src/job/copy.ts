@@ -98,6 +98,8 @@ export class Copy {
     this.#pieceBytes = Math.max(unit, wanted - (wanted % unit));
     this.#slotsLeft =
       cluster === undefined ? options.parallel : Math.min(options.parallel, COMPRESS_PIECES);
+    // Warnings come in the order of the image.
+    if (options.salvage === true) this.#slotsLeft = 1;
   }
 
   /** Length of the sources together. */
@@ -113,6 +115,8 @@ export class Copy {
     try {
       let runs = await this.#plan.runsFrom(0, check);
       await this.#countWork(runs, check);
+      // With salvage, what could not be told may be told at the second look.
+      if (this.#options.salvage === true) runs = await this.#plan.runsFrom(0, check);
       for (let at = 0; at < this.bytes;) {
         await this.#copyRuns(runs);
         at = runs.endOf(runs.count - 1);

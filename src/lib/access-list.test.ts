@@ -20,7 +20,9 @@ describe('isAllowed', () => {
       false,
     ]);
     expect(isAllowed({ rules, policy: 'allow' }, 'bob')).toBe(true);
-    expect(isAllowed({ rules: [rule('f*', 'allow', 'exact')], policy: 'deny' }, 'fred')).toBe(false);
+    expect(isAllowed({ rules: [rule('f*', 'allow', 'exact')], policy: 'deny' }, 'fred')).toBe(
+      false,
+    );
   });
 });
 

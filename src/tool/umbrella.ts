@@ -17,21 +17,23 @@ const overview = `vdisk: disk images, their block layer and their tools
   check and repair it          vdisk img check -r all disk.qcow2
   compare two                  vdisk img compare a.qcow2 b.raw
   read and write bytes         vdisk io -c 'read -v 0 512' disk.qcow2
+  serve one over NBD           vdisk nbd -r -f qcow2 disk.qcow2
 
-  vdisk img --help and vdisk io --help list everything that they can do; they take the words of
-  qemu-img and qemu-io, and so do the programs vdisk-img and vdisk-io.
+  vdisk img --help (io, nbd) lists everything that it can do; they take the words of qemu-img,
+  qemu-io and qemu-nbd, and so do the programs vdisk-img, vdisk-io and vdisk-nbd.
 
   vdisk --version shows the version.
 `;
 
 /** Tools that QEMU has too, and vdisk not yet. */
-const later = new Set(['nbd', 'daemon', 'vm']);
+const later = new Set(['daemon', 'vm']);
 
 /** Runs `vdisk ARGS`; resolves to the exit status. */
 export async function umbrellaMain(name: string, args: readonly string[]): Promise<number> {
   const [word, ...rest] = args;
   if (word === 'img') return (await import('./img/main.js')).imgMain('vdisk-img', rest);
   if (word === 'io') return (await import('./io/main.js')).main(rest, 'vdisk-io');
+  if (word === 'nbd') return (await import('./nbd/main.js')).nbdMain('vdisk-nbd', rest);
   const program = new Program(name, new ProcessOutput(isTerminal(1)));
   let status = 0;
   if (word === undefined || word === '-h' || word === '--help' || word === 'help') {
@@ -40,7 +42,7 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
     program.print(versionText(name));
   } else {
     const what = later.has(word) ? `'${word}' is not there yet` : `Unknown tool '${word}'`;
-    program.error(`${what}; there are: img, io`);
+    program.error(`${what}; there are: img, io, nbd`);
     program.tryHelp();
     status = 1;
   }

@@ -136,7 +136,7 @@ export function nbdErrno(code: string): number {
   return errnos[code] ?? 5;
 }
 
-/** The errno name of an error number from the peer; unknown ones are EINVAL as the document asks. */
+/** The errno name of an error number from the peer; unknown ones are EINVAL (proto.md). */
 export function nbdErrnoName(number: number): string {
   for (const [name, value] of Object.entries(errnos)) if (value === number) return name;
   return 'EINVAL';
@@ -175,11 +175,7 @@ export function writeU64(v: DataView, at: number, value: number): void {
 }
 
 /** Decodes the request header at `at`; undefined when the magic is wrong. */
-export function decodeRequest(
-  v: DataView,
-  at: number,
-  extended: boolean,
-): NbdRequest | undefined {
+export function decodeRequest(v: DataView, at: number, extended: boolean): NbdRequest | undefined {
   const magic = extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
   if (v.getUint32(at) !== magic) return undefined;
   return {
@@ -225,12 +221,7 @@ export const NBD_STRUCTURED_REPLY_BYTES = 20;
 export const NBD_EXTENDED_REPLY_BYTES = 32;
 
 /** Writes a simple reply at `at`. */
-export function encodeSimpleReply(
-  v: DataView,
-  at: number,
-  cookie: NbdCookie,
-  errno: number,
-): void {
+export function encodeSimpleReply(v: DataView, at: number, cookie: NbdCookie, errno: number): void {
   v.setUint32(at, NBD_SIMPLE_REPLY_MAGIC);
   v.setUint32(at + 4, errno);
   v.setUint32(at + 8, cookie.cookieHigh);

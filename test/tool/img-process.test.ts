@@ -94,7 +94,7 @@ describe('Ctrl-C', () => {
     return [await ended, stdout, stderr];
   }
 
-  it('in convert: status 130, the progress line ended, the image clean, the locks gone', async () => {
+  it('in convert: status 130, progress line ended, image clean, locks gone', async () => {
     const folder = tempDir();
     noise(join(folder, 'a.raw'), 64);
     const before = sha256(join(folder, 'a.raw'));

@@ -39,7 +39,7 @@ async function device(bytes: number, value = 0, readOnly = false): Promise<Backe
   return backend;
 }
 
-/** What a command prints, timings replaced by T, errors marked by a leading `!`; and its success. */
+/** What a command prints, timings as T, errors marked by a leading `!`; and its success. */
 async function io(line: string, backend = disk): Promise<string> {
   const output = new Text();
   const fine = await runIoCommand(backend, line, output, 'x-io');

@@ -187,7 +187,7 @@ export class NbdServer {
 
   async #serve(connection: Connection): Promise<void> {
     const limit = this.#init.handshakeMs ?? 10_000;
-    let late = false;
+    let late = false as boolean;
     const cancel =
       limit > 0
         ? this.#init.clock.after(limit, () => {

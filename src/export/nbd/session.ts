@@ -360,9 +360,7 @@ export class NbdSession {
       return zero ? undefined : this.#replies.prepareRead(work, flags, offset, bytes);
     });
     const reads = replies.map((reply, i) =>
-      reply === undefined
-        ? undefined
-        : this.#export.backend.read(runs[i]?.offset ?? 0, reply.data),
+      reply === undefined ? undefined : this.#export.backend.read(runs[i]?.offset ?? 0, reply.data),
     );
     const results = await Promise.allSettled(reads);
     const failed = results.find((r) => r.status === 'rejected');

@@ -1,12 +1,6 @@
 /** The reply to BLOCK_STATUS: the runs of a range in each metadata context that was chosen. */
 import { BlockError } from '../../block/errors.js';
-import {
-  NBD_CHUNK_DONE,
-  NbdChunk,
-  NbdCmdFlag,
-  NbdReader,
-  writeU64,
-} from '../../wire/nbd.js';
+import { NBD_CHUNK_DONE, NbdChunk, NbdCmdFlag, NbdReader, writeU64 } from '../../wire/nbd.js';
 import type { NbdExtent } from './export.js';
 import type { ChosenContext } from './handshake.js';
 import type { Replies } from './replies.js';

@@ -2,7 +2,8 @@
  * The last step of `check`: the copied flag of entries of the active L1 table and its L2 tables is
  * set if and only if the refcount is exactly one.
  */
-import { errorText } from '../../block/errors.js';
+import { BlockError, errorText } from '../../block/errors.js';
+import { errnoText } from '../../lib/errno.js';
 import { Iov } from '../../lib/iov.js';
 import type { Comparison } from './check-compare.js';
 import { blockOffset } from './check-compare.js';
@@ -65,6 +66,9 @@ class CopiedCheck {
     fixed.setUint32(0, withFlag(hi, refcount === 1));
     fixed.setUint32(4, lo);
     const at = run.target.header.fields.l1_table_offset + index * 8;
+    // The L1 table itself is one structure; a second one, or an L2 table, must not be there.
+    const cluster = Math.floor(at / run.g.clusterSize);
+    if (run.structuresIn(at, 8) > 1 || run.visited.has(cluster)) throw new BlockError('EIO');
     await run.file.write(at, Iov.of(new Uint8Array(fixed.buffer)));
     run.result.corruptions--;
     run.result.corruptionsFixed++;
@@ -113,6 +117,12 @@ class CopiedCheck {
     if (!this.#repair) {
       run.result.corruptions += wrong;
       return;
+    }
+    if (run.structuresIn(offset, bytes.length) > 0) {
+      const why = errnoText('EIO');
+      run.report(`ERROR: Could not write L2 table; metadata overlap check failed: ${why}`);
+      run.result.checkErrors++;
+      throw new BlockError('EIO');
     }
     try {
       await run.file.write(offset, Iov.of(bytes.slice()));

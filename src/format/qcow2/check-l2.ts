@@ -118,7 +118,9 @@ export class L2Walk {
     const judge = this.#judge;
     const at = offset.toString(16);
     if (hasData) {
-      judge.corrupt(`ERROR offset=${at}: Data cluster is not properly aligned; L2 entry corrupted.`);
+      judge.corrupt(
+        `ERROR offset=${at}: Data cluster is not properly aligned; L2 entry corrupted.`,
+      );
       return true;
     }
     const what = judge.fixErrors ? 'Repairing' : 'ERROR';

@@ -42,7 +42,7 @@ export class MappingCheck {
   async l1Table(offset: HostOffset, entries: number, active: boolean): Promise<void> {
     const run = this.#run;
     if (entries === 0) return;
-    run.countRange(offset, entries * 8);
+    run.countStructure(offset, entries * 8);
     const view = await this.#readL1(offset, entries);
     const ahead = new ReadAhead(run.file, run.g.clusterSize, this.#toRead(view, entries));
     for (let i = 0; i < entries; i++) {

@@ -71,7 +71,7 @@ class Plan {
     this.#placeTable();
   }
 
-  /** Blocks and table that are in force now are not written to, though perhaps nobody counts them. */
+  /** What is in force now is not written to, though perhaps nobody counts it. */
   #reserveOld(): void {
     const { g, reftable, target } = this.#run;
     const { refcount_table_offset, refcount_table_clusters } = target.header.fields;

@@ -58,6 +58,8 @@ export class CheckRun implements L2Judge {
   readonly result: CheckResult;
   /** References that were found. */
   counts = new ClusterCounts();
+  /** Structures other than L2 tables that lie in a cluster; repairs must not write over them. */
+  structures = new ClusterCounts();
   /** L2 tables whose entries are counted. */
   visited = new ClusterSet();
   snapshots: readonly Qcow2Snapshot[] = [];
@@ -88,9 +90,7 @@ export class CheckRun implements L2Judge {
       checkErrors: 0,
       corruptionsFixed: 0,
       leaksFixed: 0,
-      totalClusters: Math.ceil(
-        roundDown(target.header.fields.size, SECTOR) / target.g.clusterSize,
-      ),
+      totalClusters: Math.ceil(roundDown(target.header.fields.size, SECTOR) / target.g.clusterSize),
       allocatedClusters: 0,
       fragmentedClusters: 0,
       compressedClusters: 0,
@@ -157,6 +157,7 @@ export class CheckRun implements L2Judge {
   beginPass(): void {
     this.counts = new ClusterCounts();
     this.visited = new ClusterSet();
+    this.structures = new ClusterCounts();
     this.measureFile();
   }
 
@@ -189,6 +190,27 @@ export class CheckRun implements L2Judge {
     for (let at = Math.floor(offset / clusterSize); at <= last; at++) {
       if (!this.counts.increment(at, this.g.refcountMax)) this.#overflow(at);
     }
+  }
+
+  /** As countRange, for a structure that no repair of another one may overwrite. */
+  countStructure(offset: number, bytes: number): void {
+    this.countRange(offset, bytes);
+    if (bytes <= 0 || offset >= this.fileLength) return;
+    const { clusterSize } = this.g;
+    const last = Math.floor((Math.min(offset + bytes, this.fileLength) - 1) / clusterSize);
+    for (let at = Math.floor(offset / clusterSize); at <= last; at++) {
+      this.structures.increment(at, MAX_CHECK_CLUSTERS);
+    }
+  }
+
+  /** How many structures, L2 tables aside, share the clusters of [offset, offset + bytes). */
+  structuresIn(offset: number, bytes: number): number {
+    const { clusterSize } = this.g;
+    let most = 0;
+    for (let at = Math.floor(offset / clusterSize); at * clusterSize < offset + bytes; at++) {
+      most = Math.max(most, this.structures.get(at));
+    }
+    return most;
   }
 
   /** As countRange, `more` times at once, for a region that was counted before. */

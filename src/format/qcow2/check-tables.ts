@@ -1,4 +1,4 @@
-/** References that `check` finds besides guest clusters: snapshots, bitmaps, refcount structures. */
+/** References besides those of guest clusters: snapshots, bitmaps, refcount structures. */
 import { BlockError, errorText } from '../../block/errors.js';
 import type { BitmapFacts } from './bitmap-directory.js';
 import { bitmapCluster, parseDirectory } from './bitmap-directory.js';
@@ -10,10 +10,7 @@ import { isOffset } from './units.js';
 /** The refcount table in the file. Throws what the read throws. */
 export async function readReftable(run: CheckRun): Promise<void> {
   const { refcount_table_offset, refcount_table_clusters } = run.target.header.fields;
-  const bytes = await run.read(
-    refcount_table_offset,
-    refcount_table_clusters * run.g.clusterSize,
-  );
+  const bytes = await run.read(refcount_table_offset, refcount_table_clusters * run.g.clusterSize);
   run.reftable = new DataView(bytes.buffer);
 }
 
@@ -26,7 +23,8 @@ export async function countSnapshots(run: CheckRun, mapping: MappingCheck): Prom
   for (const { id, name, l1Offset, l1OffsetRead, l1Size } of snapshots) {
     if (l1OffsetRead % BigInt(g.clusterSize) !== 0n) {
       run.corrupt(
-        `ERROR snapshot ${id} (${name}) l1_offset=${hashHex(l1OffsetRead)}: L1 table is not cluster ` +
+        `ERROR snapshot ${id} (${name}) l1_offset=${hashHex(l1OffsetRead)}: L1 table is not ` +
+          'cluster ' +
           'aligned; snapshot table entry corrupted',
       );
       continue;
@@ -41,7 +39,7 @@ export async function countSnapshots(run: CheckRun, mapping: MappingCheck): Prom
     await mapping.l1Table(l1Offset, l1Size, false);
   }
   await mapping.finish();
-  run.countRange(run.target.header.fields.snapshots_offset, run.snapshotTableBytes);
+  run.countStructure(run.target.header.fields.snapshots_offset, run.snapshotTableBytes);
 }
 
 /** As C's `%#x`: no prefix for zero. */
@@ -56,14 +54,14 @@ const MAX_CRYPTO_BYTES = 64 * 1024 * 1024;
 export function countFixedTables(run: CheckRun): void {
   const { header } = run.target;
   const { refcount_table_offset, refcount_table_clusters } = header.fields;
-  run.countRange(refcount_table_offset, refcount_table_clusters * run.g.clusterSize);
+  run.countStructure(refcount_table_offset, refcount_table_clusters * run.g.clusterSize);
   const { crypto } = header.extensions;
   if (crypto === undefined) return;
   if (crypto.length > MAX_CRYPTO_BYTES) {
     run.corrupt(`ERROR encryption header of ${crypto.length} bytes is too large`);
     return;
   }
-  run.countRange(crypto.offset, crypto.length);
+  run.countStructure(crypto.offset, crypto.length);
 }
 
 /**
@@ -74,12 +72,12 @@ export async function countBitmaps(run: CheckRun): Promise<void> {
   const { extensions, fields } = run.target.header;
   const ext = extensions.bitmaps;
   if (ext === undefined) return;
-  run.countRange(ext.bitmap_directory_offset, ext.bitmap_directory_size);
+  run.countStructure(ext.bitmap_directory_offset, ext.bitmap_directory_size);
   const facts: BitmapFacts = { g: run.g, diskSize: fields.size };
   try {
     const bytes = await run.read(ext.bitmap_directory_offset, ext.bitmap_directory_size);
     for (const entry of parseDirectory(bytes, ext, facts)) {
-      run.countRange(entry.tableOffset, entry.tableSize * 8);
+      run.countStructure(entry.tableOffset, entry.tableSize * 8);
       const table = new DataView((await run.read(entry.tableOffset, entry.tableSize * 8)).buffer);
       for (let i = 0; i < entry.tableSize; i++) {
         const cluster = bitmapCluster(run.g, table, i);
@@ -121,7 +119,7 @@ export async function countRefcountBlocks(run: CheckRun): Promise<void> {
     if (offset / clusterSize >= run.fileClusters) {
       if (!(await blockOutside(run, i, offset))) continue;
     }
-    run.countRange(offset, clusterSize);
+    run.countStructure(offset, clusterSize);
     const references = run.counts.get(offset / clusterSize);
     if (references !== 1) {
       run.corrupt(`ERROR refcount block ${i} refcount=${references}`);
@@ -136,7 +134,7 @@ async function blockOutside(run: CheckRun, index: number, offset: number): Promi
   run.corrupt(`${what} refcount block ${index} is outside image`);
   if (!run.fixErrors) return false;
   try {
-    if (!isOffset(offset + run.g.clusterSize)) throw new BlockError('EINVAL');
+    if (!isOffset(offset + run.g.clusterSize)) throw new BlockError('EFBIG');
     await run.file.truncate(offset + run.g.clusterSize, { exact: false });
   } catch (e) {
     run.needsRebuild = true;

@@ -127,9 +127,7 @@ async function dropOverhanging(run: CheckRun): Promise<void> {
   } catch (e) {
     fields.nb_snapshots = before;
     run.result.checkErrors++;
-    run.report(
-      `ERROR failed to update the snapshot count in the image header: ${messageOf(e)}`,
-    );
+    run.report(`ERROR failed to update the snapshot count in the image header: ${messageOf(e)}`);
     throw e;
   }
 }
@@ -137,7 +135,7 @@ async function dropOverhanging(run: CheckRun): Promise<void> {
 /** Version 3 wants 16 bytes of extra data in each entry; whether any has less and is repaired. */
 function checkEntries(run: CheckRun): boolean {
   if (run.target.header.fields.version < 3) return false;
-  let isBroken = false;
+  let isBroken = false as boolean;
   run.snapshots.forEach(({ extraDataSize }, i) => {
     if (extraDataSize >= 16) return;
     isBroken = true;
@@ -175,7 +173,7 @@ async function checkRefcounts(run: CheckRun): Promise<void> {
 async function countReferences(run: CheckRun): Promise<void> {
   const { fields } = run.target.header;
   run.beginPass();
-  run.countRange(0, run.g.clusterSize);
+  run.countStructure(0, run.g.clusterSize);
   const mapping = new MappingCheck(run);
   await mapping.l1Table(fields.l1_table_offset, fields.l1_size, true);
   await countSnapshots(run, mapping);
@@ -192,7 +190,7 @@ async function rebuild(run: CheckRun): Promise<Comparison> {
   // What was wrong with refcounts is repaired; what is left shows in a second pass.
   result.corruptions = 0;
   result.leaks = 0;
-  run.needsRebuild = false;
+  Object.assign(run, { needsRebuild: false });
   await countReferences(run);
   const compared = await compareRefcounts(run, { fixLeaks: true, fixErrors: false });
   if (run.needsRebuild) {

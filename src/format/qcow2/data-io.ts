@@ -1,4 +1,4 @@
-/** Guest data at a known host place: growth of the file, encryption, counting of what is in flight. */
+/** Guest data at a known host place: growth of the file, encryption, what is in flight. */
 import { Iov } from '../../lib/iov.js';
 import type { Qcow2Image } from './image.js';
 import type { GuestOffset, HostOffset } from './units.js';

@@ -39,7 +39,7 @@ export async function sourceBytes(
   return data;
 }
 
-/** Fills the gaps of a closed, idle run. Throws the first error; the rest is filled all the same. */
+/** Fills the gaps of a closed, idle run. Throws the first error after filling the rest. */
 export async function fillGaps(image: Qcow2Image, run: Run): Promise<void> {
   await all(
     run.gaps().map(async ([from, to]) => {
@@ -116,9 +116,7 @@ function mapCluster(
   const { g, hasDataFile, l2 } = image;
   const old = readEntry(g, table.view, index);
   const sameHost =
-    !isCompressed(old) &&
-    hasHostCluster(old, hasDataFile) &&
-    entryOffset(old.hi, old.lo) === host;
+    !isCompressed(old) && hasHostCluster(old, hasDataFile) && entryOffset(old.hi, old.lo) === host;
   const zeroes = isCompressed(old) ? 0 : old.zeroes;
   const entry = dataEntry(host, (sameHost ? old.allocated : 0) | mask, zeroes & ~mask);
   if (sameEntry(old, entry)) return false;
@@ -129,11 +127,7 @@ function mapCluster(
 }
 
 /** Releases the host cluster(s) that an entry named; in a data file nothing is counted. */
-export function releaseEntry(
-  image: Qcow2Image,
-  entry: L2Entry,
-  reason: FreeReason,
-): void {
+export function releaseEntry(image: Qcow2Image, entry: L2Entry, reason: FreeReason): void {
   const { g, hasDataFile, alloc } = image;
   if (isCompressed(entry)) {
     const { host, bytes } = compressedSpan(g, entry.hi, entry.lo);

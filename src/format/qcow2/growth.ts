@@ -4,13 +4,16 @@
  * `freshFrom` is the first byte that nobody ever wrote in this file: what is allocated from there
  * on reads as zeroes without being written (when the file zero-fills what it grows by).
  *
- * A direct write that extends a file is slow, for it changes the inode each time and runs alone.
- * So after a few such writes the file is extended ahead, in steps that double; `trim` takes the
- * rest back at close. After a crash the image merely has a sparse tail.
+ * A direct write that extends a file is slow, for it changes the inode each time and runs alone;
+ * one into a hole is slow too, for the file system allocates each time. So after a few such writes
+ * the file is extended ahead with its blocks allocated, in steps that double; `trim` takes the rest
+ * back at close. After a crash the image merely has a tail that nobody uses.
  *
  * Setting a file's length also cuts it: a write behind the new end that completes meanwhile would
  * be lost. So the file always grows past all that has been given out (whatever may be in flight
- * lies before that), and who is given more meanwhile waits before writing there.
+ * lies before that), and who is given more meanwhile waits before writing there. An allocation
+ * that fails is undone by the file driver, which cuts again: so the first step allocates nothing,
+ * and after it every write has asked `before`, hence lies inside the file.
  */
 import type { Child } from '../../block/child.js';
 
@@ -30,6 +33,8 @@ export class FileGrowth {
   #step = FIRST_STEP;
   #possible = true;
   #grownAhead = false;
+  /** Allocate blocks with the next step; undefined: not yet. */
+  #allocates: boolean | undefined;
   #growing: Promise<void> | undefined;
 
   constructor(file: Child, zeroInit: boolean) {
@@ -66,7 +71,7 @@ export class FileGrowth {
 
   /** Grows the file to `to`; only when it does not grow already. */
   #grow(to: number): Promise<void> {
-    const growing = this.#file.truncate(to, { exact: false }).then(() => {
+    const growing = this.#extend(to).then(() => {
       this.#grownAhead = true;
     });
     const settled = growing
@@ -76,6 +81,20 @@ export class FileGrowth {
       });
     this.#growing = settled;
     return growing;
+  }
+
+  async #extend(to: number): Promise<void> {
+    if (this.#allocates === true) {
+      try {
+        await this.#file.truncate(to, { exact: false, prealloc: 'falloc' });
+        return;
+      } catch {
+        // The file system cannot, or is full: a hole will do.
+        this.#allocates = false;
+      }
+    }
+    await this.#file.truncate(to, { exact: false });
+    this.#allocates ??= true;
   }
 
   /** The file is at least as long as what has been given out; for tables that rest in the tail. */

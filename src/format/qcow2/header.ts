@@ -49,7 +49,7 @@ export interface HeaderPurpose {
 const utf8 = new TextDecoder();
 const encoder = new TextEncoder();
 
-/** Bytes of the first cluster that must be at hand to parse the header; reads `fixed` (112 bytes). */
+/** Bytes of the first cluster that parsing the header takes; reads `fixed` (112 bytes). */
 export function headerSpan(fixed: Uint8Array): number {
   const fields = decodeFields(HEADER_FIELDS, fixed);
   checkStart(fields);

@@ -194,7 +194,8 @@ export class Qcow2Image {
     this.#signaled = true;
     if (!grave) {
       this.graph.warn(
-        `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
+        `qcow2: Image is corrupt: ${message}; ` +
+          'further non-fatal corruption events will be suppressed',
       );
       return error;
     }
@@ -230,6 +231,13 @@ export class Qcow2Image {
         this.writes.kick();
       }
     });
+  }
+
+  /** Writes a table or a part of one; the file is long enough before it does (growth.ts). */
+  async writeMeta(offset: number, from: Iov): Promise<void> {
+    const growing = this.growth.before(offset + from.bytes);
+    if (growing !== undefined) await growing;
+    await this.file.write(offset, from);
   }
 
   /** Reads metadata; past the end of the file there are zeroes. */

@@ -78,6 +78,7 @@ export class Qcow2Instance implements DriverInstance {
     if (
       !image.gateClosed &&
       !image.unusable &&
+      !image.writes.continues(offset, iov.bytes) &&
       image.writes.runs.firstIn(offset, iov.bytes) === undefined
     ) {
       const found = image.mapping.tryLookup(offset, iov.bytes);

@@ -39,10 +39,7 @@ export async function makeRun(
   const { g, mapping } = image;
   const first = Math.floor(guest / g.clusterSize);
   const found = await useWritableSlice(image, guest, (table, index): Found | string => {
-    const most = Math.min(
-      Math.ceil(wantEnd / g.clusterSize) - first,
-      mapping.sliceEntries - index,
-    );
+    const most = Math.min(Math.ceil(wantEnd / g.clusterSize) - first, mapping.sliceEntries - index);
     return findAlike(image, table.view, index, first, most);
   });
   if (typeof found === 'string') throw await image.corrupt(true, found);

@@ -318,7 +318,7 @@ export class Mapping {
     return end;
   }
 
-  /** Whether an extended entry lies `steps` host clusters after `first`, or neither lies anywhere. */
+  /** Whether an extended entry lies `steps` host clusters after `first`, or neither has a place. */
   #sameCluster(entry: L2Entry, first: L2Entry, host: HostOffset, steps: number): boolean {
     const { g, hasDataFile } = this.#image;
     if (((entry.hi ^ first.hi) & 0xff00_0000) !== 0) return false;

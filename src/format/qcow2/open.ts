@@ -133,7 +133,8 @@ const encryptionNames = ['', 'aes', 'luks'] as const;
 async function openEncryption(context: OpenContext, image: Qcow2Image): Promise<void> {
   const name = encryptionNames[image.header.fields.crypt_method];
   const given = image.settings.encrypt;
-  const format = typeof given === 'object' && given !== null ? Reflect.get(given, 'format') : undefined;
+  const format: unknown =
+    typeof given === 'object' && given !== null ? Reflect.get(given, 'format') : undefined;
   if (name === '' || name === undefined) {
     if (typeof format !== 'string') return;
     throw new BlockError(
@@ -175,7 +176,7 @@ async function prepareForWriting(context: OpenContext, image: Qcow2Image): Promi
   if (extensions.bitmapsInconsistent) {
     context.graph.warn(
       'WARNING: a program lacking bitmap support modified this file, so all bitmaps are now ' +
-        'considered inconsistent\nSome clusters may be leaked, run \'qemu-img check -r\' on the ' +
+        "considered inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the " +
         'image file to fix.',
     );
   }

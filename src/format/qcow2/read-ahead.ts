@@ -29,7 +29,7 @@ export class ReadAhead {
     this.#depth = Math.max(2, Math.min(MAX_TABLES, Math.floor(MAX_BYTES / tableBytes)));
   }
 
-  /** The table at `offset`, which need not be the next of the order. Throws what the read throws. */
+  /** The table at `offset`, which need not be the next in order. Throws what the read throws. */
   async take(offset: number): Promise<Uint8Array> {
     this.#fill();
     const at = this.#queue.findIndex((ahead) => ahead.offset === offset);
@@ -58,8 +58,8 @@ export class ReadAhead {
       this.#pending = undefined;
       return pending;
     }
-    const { value, done } = this.#order.next();
-    return done === true ? undefined : value;
+    const step = this.#order.next();
+    return step.done === true ? undefined : step.value;
   }
 
   /** One read for the table at `first` and those that follow it in order and in the file. */

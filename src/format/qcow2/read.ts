@@ -1,4 +1,4 @@
-/** Reads that the fast path in instance.ts cannot serve: several runs, backing file, compression. */
+/** Reads that the fast path in instance.ts cannot serve: several runs, backing, compression. */
 import type { Iov } from '../../lib/iov.js';
 import { readCompressed } from './compressed-read.js';
 import { readData } from './data-io.js';
@@ -54,9 +54,7 @@ function readFromRun(
   run.covered.split(guest, guest + iov.bytes, (from, to, covered) => {
     const piece = iov.slice(from - guest, to - from);
     parts.push(
-      covered
-        ? readData(image, from, run.hostOf(from), piece)
-        : readMapped(image, from, piece),
+      covered ? readData(image, from, run.hostOf(from), piece) : readMapped(image, from, piece),
     );
   });
 }

@@ -52,9 +52,9 @@ async function grow(image: Qcow2Image, minEntries: number, from: number): Promis
   await image.writeback.refcountBlocks();
   const writing = file.debugEvent('refblock_alloc_write_blocks');
   if (writing !== undefined) await writing;
-  for (const block of blocks) await file.write(block.offset, Iov.of(block.bytes));
+  for (const block of blocks) await image.writeMeta(block.offset, Iov.of(block.bytes));
   const tableOffset = start + plan.blocks * g.clusterSize;
-  await file.write(tableOffset, Iov.of(encode(table)));
+  await image.writeMeta(tableOffset, Iov.of(encode(table)));
   await file.flush();
   const { fields } = image.header;
   const before = { ...fields };

@@ -41,7 +41,9 @@ export async function prepareReopen(
       const read = (offset: number, into: Iov): Promise<void> => image.readMeta(offset, into);
       // Nothing is dirty: the graph holds all requests between prepare and commit.
       image.l2 = new MetaCache(settings.l2SliceBytes, settings.l2Slices, read);
-      image.refcounts.resizeCache(new MetaCache(image.g.clusterSize, settings.refcountBlocks, read));
+      image.refcounts.resizeCache(
+        new MetaCache(image.g.clusterSize, settings.refcountBlocks, read),
+      );
       image.mapping = new Mapping(image);
       instance.startTimer();
     },

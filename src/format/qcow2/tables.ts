@@ -53,7 +53,7 @@ async function makeTable(image: Qcow2Image, l1Index: number, old: number): Promi
   if (host === 0) {
     throw await image.corrupt(true, 'Preventing invalid allocation of L2 table at offset 0');
   }
-  let fresh = false;
+  let fresh: boolean;
   try {
     await overlap.check(Overlap.activeL2, host, g.clusterSize);
     const event = file.debugEvent('l2_alloc_write');
@@ -74,7 +74,11 @@ async function makeTable(image: Qcow2Image, l1Index: number, old: number): Promi
 
 async function writeEmptyTable(image: Qcow2Image, host: number, fresh: boolean): Promise<void> {
   const { g, l2, file } = image;
-  if (!fresh) await file.writeZeroes(host, g.clusterSize);
+  if (!fresh) {
+    const growing = image.growth.before(host + g.clusterSize);
+    if (growing !== undefined) await growing;
+    await file.writeZeroes(host, g.clusterSize);
+  }
   const slices = g.clusterSize / l2.tableBytes;
   if (slices > Math.min(MAX_NEW_SLICES, l2.capacity)) return;
   for (let i = 0; i < slices; i++) {
@@ -84,12 +88,12 @@ async function writeEmptyTable(image: Qcow2Image, host: number, fresh: boolean):
 
 /** Copies a shared table as it is in memory. */
 async function copyTable(image: Qcow2Image, old: number, host: number): Promise<void> {
-  const { g, l2, mapping, file } = image;
+  const { g, l2, mapping } = image;
   const bytes = new Uint8Array(g.clusterSize);
   for (let at = 0; at < g.clusterSize; at += l2.tableBytes) {
     await mapping.useSlice(old + at, (slice) => bytes.set(slice.bytes, at));
   }
-  await file.write(host, Iov.of(bytes));
+  await image.writeMeta(host, Iov.of(bytes));
   const slices = g.clusterSize / l2.tableBytes;
   if (slices > Math.min(MAX_NEW_SLICES, l2.capacity)) return;
   for (let at = 0; at < g.clusterSize; at += l2.tableBytes) {
@@ -140,7 +144,7 @@ async function replaceL1(image: Qcow2Image, size: number, host: number): Promise
   await image.writeback.refcountBlocks();
   const event = file.debugEvent('l1_grow_write_table');
   if (event !== undefined) await event;
-  await file.write(host, Iov.of(bytes));
+  await image.writeMeta(host, Iov.of(bytes));
   await file.flush();
   const { fields } = header;
   const before = { ...fields };

@@ -64,6 +64,7 @@ export class WriteEngine {
   #draining = false;
   readonly #streams: number[] = new Array<number>(STREAMS).fill(-1);
   #nextStream = 0;
+  #lastEnd = -1;
 
   constructor(image: Qcow2Image) {
     this.#image = image;
@@ -92,6 +93,16 @@ export class WriteEngine {
     });
   }
 
+  /**
+   * Whether a write is small and continues the one before: then it is worth queueing even where it
+   * could go in place, because its neighbours of the same turn become one write with it.
+   */
+  continues(offset: GuestOffset, bytes: number): boolean {
+    const sequential = offset === this.#lastEnd && bytes <= MERGE_PIECE >> 1;
+    this.#lastEnd = offset + bytes;
+    return sequential;
+  }
+
   /** Works on the queue, soon. */
   kick(): void {
     if (this.#draining || this.#queue.length === 0) return;
@@ -113,9 +124,9 @@ export class WriteEngine {
     let seen = -1;
     while (seen !== this.#queue.length) {
       seen = this.#queue.length;
-      await null;
-      await null;
-      await null;
+      await Promise.resolve();
+      await Promise.resolve();
+      await Promise.resolve();
     }
   }
 
@@ -456,9 +467,15 @@ function groups(pieces: readonly Piece[], always = false): Piece[][] {
   let bytes = 0;
   let buffers = 0;
   for (const piece of sorted) {
-    const small = always || (piece.iov.bytes <= MERGE_PIECE && bytes + piece.iov.bytes <= MERGE_BYTES);
+    const small =
+      always || (piece.iov.bytes <= MERGE_PIECE && bytes + piece.iov.bytes <= MERGE_BYTES);
     const follows = piece.host === end && piece.guest === guestEnd;
-    if (!follows || !small || buffers + piece.iov.bufs.length > MERGE_BUFFERS || (!always && bytes > 0 && group[0]!.iov.bytes > MERGE_PIECE)) {
+    if (
+      !follows ||
+      !small ||
+      buffers + piece.iov.bufs.length > MERGE_BUFFERS ||
+      (!always && bytes > 0 && group[0]!.iov.bytes > MERGE_PIECE)
+    ) {
       group = [];
       out.push(group);
       bytes = 0;

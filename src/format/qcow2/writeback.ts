@@ -196,7 +196,7 @@ export class Writeback {
       for (let k = 0; k < n; k++) writeU64(view, k * 8, entries[i + k]!.offset);
       const at = refcounts.tableOffset + entries[i]!.index * 8;
       await overlap.check(Overlap.refcountTable, at, bytes.byteLength);
-      await file.write(at, Iov.of(bytes));
+      await this.#image.writeMeta(at, Iov.of(bytes));
       i += n;
     }
   }
@@ -219,23 +219,24 @@ export class Writeback {
   }
 
   async #l1Pieces(offset: number, pieces: readonly L1Piece[]): Promise<void> {
-    const { overlap, file } = this.#image;
+    const { overlap } = this.#image;
     for (const { at, bytes } of pieces) {
       await overlap.check(Overlap.activeL1, offset + at, bytes.byteLength);
     }
-    await all(pieces.map(({ at, bytes }) => file.write(offset + at, Iov.of(bytes))));
+    await all(pieces.map(({ at, bytes }) => this.#image.writeMeta(offset + at, Iov.of(bytes))));
   }
 
   /** Writes the changed part of each table, widened to blocks that a disk writes at once. */
   async #tables(cache: MetaCache, frozen: readonly FrozenTable[], kind: number): Promise<void> {
-    const { overlap, file } = this.#image;
+    const image = this.#image;
+    const { overlap } = image;
     for (const { table } of frozen) await overlap.check(kind, table.offset, cache.tableBytes);
     const unit = Math.min(4096, cache.tableBytes);
     const writes: Promise<void>[] = [];
     for (const { table, bytes, from, to } of frozen) {
       const start = from - (from % unit);
       const end = Math.min(cache.tableBytes, Math.ceil(to / unit) * unit);
-      writes.push(file.write(table.offset + start, Iov.of(bytes.subarray(start, end))));
+      writes.push(image.writeMeta(table.offset + start, Iov.of(bytes.subarray(start, end))));
     }
     await all(writes);
   }

@@ -118,11 +118,7 @@ async function zeroSubclusters(image: Qcow2Image, from: number, to: number): Pro
  * The content of whole clusters is not needed any more. ENOTSUP for parts of clusters, and in
  * version 2 where a backing file would show through.
  */
-export async function discard(
-  image: Qcow2Image,
-  guest: GuestOffset,
-  bytes: number,
-): Promise<void> {
+export async function discard(image: Qcow2Image, guest: GuestOffset, bytes: number): Promise<void> {
   const { g } = image;
   if (image.version < 3 && image.backing !== undefined) throw new BlockError('ENOTSUP');
   let to = guest + bytes;
@@ -146,13 +142,7 @@ export async function discardLocked(
   reason: FreeReason,
   full: boolean,
 ): Promise<void> {
-  await changeEntries(
-    image,
-    from,
-    to,
-    (entry) => discardedEntry(image, entry, full),
-    reason,
-  );
+  await changeEntries(image, from, to, (entry) => discardedEntry(image, entry, full), reason);
 }
 
 function discardedEntry(image: Qcow2Image, entry: L2Entry, full: boolean): L2Entry | undefined {
@@ -178,7 +168,10 @@ async function changeEntries(
   let at = from;
   while (at < to) {
     if (l2.isPressed) await writeback.run();
-    if (mapping.place(at) === undefined && sameEntry(change(emptyEntry) ?? emptyEntry, emptyEntry)) {
+    if (
+      mapping.place(at) === undefined &&
+      sameEntry(change(emptyEntry) ?? emptyEntry, emptyEntry)
+    ) {
       at = Math.min(to, roundDown(at, g.l2Coverage) + g.l2Coverage);
       continue;
     }

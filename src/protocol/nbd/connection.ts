@@ -257,13 +257,7 @@ export class NbdConnection {
   }
 
   /** The bytes that come next are data; `start` counts from the request's offset. */
-  #expectData(
-    cookie: number,
-    request: Request,
-    start: number,
-    bytes: number,
-    last: boolean,
-  ): void {
+  #expectData(cookie: number, request: Request, start: number, bytes: number, last: boolean): void {
     this.#incoming = { cookie, request, at: start, end: start + bytes, last };
   }
 

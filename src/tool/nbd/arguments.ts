@@ -95,7 +95,12 @@ export const nbdSpec = command({
       complete: 'file',
       doc: 'write the number of the serving process there',
     },
-    selinuxLabel: { long: 'selinux-label', arg: 'LABEL', doc: 'refused: not supported', hidden: true },
+    selinuxLabel: {
+      long: 'selinux-label',
+      arg: 'LABEL',
+      doc: 'refused: not supported',
+      hidden: true,
+    },
     connect: {
       short: 'c',
       long: 'connect',

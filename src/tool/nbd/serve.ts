@@ -1,5 +1,5 @@
 /** Serving: from the command line to an image behind a listening server, until its end. */
-import { unlinkSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import type { Backend } from '../../block/backend.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { BlockError, errorText, prepend } from '../../block/errors.js';
@@ -231,14 +231,5 @@ function writePid(path: string): void {
   } catch (e) {
     const cause = toHostError(e);
     throw new Failure(`Could not create '${path}': ${errorText(cause)}`);
-  }
-}
-
-/** Removes a socket that a test or a crashed run left; errors do not matter. */
-export function removeSocket(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // It is gone already.
   }
 }

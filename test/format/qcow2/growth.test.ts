@@ -29,7 +29,7 @@ describe('growth of the file', () => {
       const at = i * 120 * KIB;
       places.push(at);
       // So that it comes in a later batch, but before the first writes complete.
-      for (let k = random.int(20, 200); k > 0; k--) await null;
+      for (let k = random.int(20, 200); k > 0; k--) await Promise.resolve();
       writes.push(disk.write(at, Iov.of(new Uint8Array(80 * KIB).fill(i + 1))));
     }
     await Promise.all(writes);
