@@ -4,7 +4,7 @@
  * count from the start of the first. All in bytes.
  */
 import type { Backend } from '../block/backend.js';
-import { errorText, messageOf } from '../block/errors.js';
+import { errorText } from '../block/errors.js';
 import { BlockError, errorCode } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
 import { below, chainStatus, skipFilters } from '../block/status.js';
