@@ -114,6 +114,8 @@ function writeTool(path, text) {
 const WARM = {
   'vdisk-img': ['info', 'a.qcow2'],
   'vdisk-io': ['-f', 'raw', '-c', 'read 0 512', 'a.raw'],
+  // Stops before it serves: nothing can listen there.
+  'vdisk-nbd': ['-f', 'raw', '-k', '/dev/null/socket', 'a.raw'],
   vdisk: ['img', 'info', 'a.qcow2'],
 };
 

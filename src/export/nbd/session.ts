@@ -359,9 +359,11 @@ export class NbdSession {
       const flags = i === last ? NBD_CHUNK_DONE : 0;
       return zero ? undefined : this.#replies.prepareRead(work, flags, offset, bytes);
     });
-    const reads = replies.map((reply, i) =>
-      reply === undefined ? undefined : this.#export.backend.read(runs[i]?.offset ?? 0, reply.data),
-    );
+    const reads: Promise<void>[] = [];
+    for (const [i, { offset }] of runs.entries()) {
+      const reply = replies[i];
+      if (reply !== undefined) reads.push(this.#export.backend.read(offset, reply.data));
+    }
     const results = await Promise.allSettled(reads);
     const failed = results.find((r) => r.status === 'rejected');
     if (failed !== undefined) {

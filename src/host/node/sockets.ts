@@ -253,7 +253,10 @@ function clearOld(address: SocketAddress): void {
   const old = lstatSync(path, { throwIfNoEntry: false });
   if (old === undefined) return;
   if (!old.isSocket()) {
-    throw new HostError('EADDRINUSE', `Failed to bind socket to ${path}: it exists, no socket`);
+    throw new HostError(
+      'EADDRINUSE',
+      `Failed to bind socket to ${path}: a file that is no socket is there`,
+    );
   }
   unlinkSync(path);
 }

@@ -184,17 +184,32 @@ async function openExported(
     if (asked.loadSnapshot !== undefined) {
       await loadSnapshot(image, parseSnapshotName(program, asked.loadSnapshot));
     }
-    if (asked.offset === 0) return image;
-    const top = await graph.openBackend({
-      options: { driver: 'raw', offset: asked.offset, file: image.node.name },
-      flags: { ...image.node.flags, writable: !isReadOnly(asked) },
-    });
-    await image.close();
-    top.writeCache = image.writeCache;
-    return top;
+    return asked.offset === 0 ? image : await openWindow(graph, asked, image);
   } catch (e) {
     await image.close();
     throw e;
+  }
+}
+
+/** The image from an offset on, in place of `image`. */
+async function openWindow(
+  graph: BlockGraph,
+  asked: NbdArguments,
+  image: Backend,
+): Promise<Backend> {
+  // Held by name while it has no backend: two of them would ask for the same permissions.
+  const node = await graph.open({ reference: image.node.name });
+  try {
+    const { writeCache } = image;
+    await image.close();
+    const window = await graph.openBackend({
+      options: { driver: 'raw', offset: asked.offset, file: node.name },
+      flags: { ...node.flags, writable: !isReadOnly(asked) },
+    });
+    window.writeCache = writeCache;
+    return window;
+  } finally {
+    await graph.release(node);
   }
 }
 
