@@ -22,7 +22,8 @@ const overview = `vdisk: disk images, their block layer and their tools
   vdisk img --help (io, nbd) lists everything that it can do; they take the words of qemu-img,
   qemu-io and qemu-nbd, and so do the programs vdisk-img, vdisk-io and vdisk-nbd.
 
-  vdisk --version shows the version.
+  vdisk completion bash (or zsh) prints what the shell needs to complete all these words:
+  source <(vdisk completion bash). vdisk --version shows the version.
 `;
 
 /** Tools that QEMU has too, and vdisk not yet. */
@@ -36,7 +37,9 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   if (word === 'nbd') return (await import('./nbd/main.js')).nbdMain('vdisk-nbd', rest);
   const program = new Program(name, new ProcessOutput(isTerminal(1)));
   let status = 0;
-  if (word === undefined || word === '-h' || word === '--help' || word === 'help') {
+  if (word === 'completion' && (rest[0] === 'bash' || rest[0] === 'zsh')) {
+    program.print(await completion(rest[0]));
+  } else if (word === undefined || word === '-h' || word === '--help' || word === 'help') {
     program.print(overview);
   } else if (word === '-V' || word === '--version') {
     program.print(versionText(name));
@@ -48,4 +51,23 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   }
   program.output.flush();
   return status;
+}
+
+/** The completion script: loads every command for its declaration. */
+async function completion(shell: 'bash' | 'zsh'): Promise<string> {
+  const { completionScript } = await import('./completion.js');
+  const { imgCommands } = await import('./img/main.js');
+  const { ioCommand } = await import('./io/main.js');
+  const { nbdSpec } = await import('./nbd/arguments.js');
+  const { drivers } = await import('../catalog/drivers.js');
+  const img = await Promise.all(imgCommands.map(async (each) => (await each.load()).spec));
+  return completionScript(
+    shell,
+    [
+      { words: [['vdisk-img'], ['vdisk', 'img']], commands: img },
+      { words: [['vdisk-io'], ['vdisk', 'io']], commands: [{ ...ioCommand, name: '' }] },
+      { words: [['vdisk-nbd'], ['vdisk', 'nbd']], commands: [{ ...nbdSpec, name: '' }] },
+    ],
+    drivers.map((driver) => driver.name),
+  );
 }
