@@ -23,14 +23,12 @@ export interface Progress {
 
 /** What an operation needs to run under a caller's eyes. */
 export interface OperationOptions {
-  /** Called when work was done, at most once in {@link NOTIFY_MS}, and once at the end. */
+  /** Called after each piece of work (of about a megabyte), and at the end. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Ends the operation with ECANCELED at the next piece; nothing stays in flight. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Shortest time between two notifications, in milliseconds. */
-export const NOTIFY_MS = 50;
 /** Weight of the last interval in the rate's moving mean, per second of its length. */
 const RATE_WEIGHT = 0.5;
 
@@ -44,7 +42,6 @@ export class ProgressMeter {
   #rate = 0;
   #markTime: number;
   #markDone = 0;
-  #told = Number.NEGATIVE_INFINITY;
 
   constructor(clock: Clock, options: OperationOptions = {}) {
     this.#clock = clock;
@@ -56,11 +53,7 @@ export class ProgressMeter {
   /** `bytes` more are done. */
   advance(bytes: number): void {
     this.done += bytes;
-    if (this.#notify === undefined) return;
-    const now = this.#clock.now();
-    if (now - this.#told < NOTIFY_MS) return;
-    this.#told = now;
-    this.#notify(this.progress());
+    this.#notify?.(this.progress());
   }
 
   /** All is done: tells it whatever the time. */
