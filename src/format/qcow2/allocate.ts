@@ -112,12 +112,37 @@ export class Allocator {
     const { g } = this.#image;
     const event = this.#image.file.debugEvent('cluster_alloc');
     if (event !== undefined) await event;
+    const quick = this.tryAllocate(count);
+    if (quick !== undefined) return quick;
     while (true) {
       const first = await this.#findRun(count);
       if (!(await this.#takeRun(first, count))) continue;
       this.#advance(first, count);
       return first * g.clusterSize;
     }
+  }
+
+  /**
+   * As `allocate`, where the first free clusters are counted by one block that is in memory, which
+   * is nearly always so; undefined otherwise, and then nothing has changed.
+   */
+  tryAllocate(count: number): number | undefined {
+    const { g, refcounts } = this.#image;
+    const from = count === 1 ? this.#firstFree : Math.max(this.#firstFree, this.#firstRun);
+    const index = refcounts.blockIndex(from);
+    const block = refcounts.tryBlock(index);
+    if (block === undefined || block === null) return undefined;
+    const base = index * g.refcountBlockEntries;
+    const { codec } = refcounts;
+    const first = findFree(codec, block.view, from - base, g.refcountBlockEntries);
+    const end = first + count;
+    if (end > g.refcountBlockEntries) return undefined;
+    if (countFree(codec, block.view, first, end) < count) return undefined;
+    const limit = Math.min(Limit.offsetEnd, Number.MAX_SAFE_INTEGER);
+    if ((base + end) * g.clusterSize > limit) return undefined;
+    refcounts.markUsed(block, first, end);
+    this.#advance(base + first, count);
+    return (base + first) * g.clusterSize;
   }
 
   /** Allocates up to `count` clusters that begin at `host`; returns how many were free. */
@@ -301,10 +326,16 @@ export class Allocator {
    */
   async reclaim(bytes: number): Promise<void> {
     if (this.#ready.length > 0) await this.applyReady();
-    const { g, writeback, growth } = this.#image;
+    if (this.wantsReclaim(bytes)) await this.#image.writeback.everything();
+  }
+
+  /** Whether `reclaim` would do anything. */
+  wantsReclaim(bytes: number): boolean {
+    if (this.#ready.length > 0) return true;
+    if (this.#waitingBytes === 0) return false;
+    const { g, growth } = this.#image;
     const worth = Math.min(MAX_WAITING_BYTES, growth.usedEnd / 16);
-    if (this.#waitingBytes < Math.max(worth, bytes, g.clusterSize)) return;
-    await writeback.everything();
+    return this.#waitingBytes >= Math.max(worth, bytes, g.clusterSize);
   }
 
   /** Forgets the hints and the place for packing: the refcounts were rebuilt. */

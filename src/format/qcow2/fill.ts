@@ -65,6 +65,17 @@ export async function mapRun(image: Qcow2Image, run: Run): Promise<void> {
   await mapping.useSlice(place.offset, (table) => mapInto(image, run, table, place.index));
 }
 
+/** As mapRun, when the run has no gaps and its table is in memory; tells whether it did. */
+export function tryMapRun(image: Qcow2Image, run: Run): boolean {
+  const { mapping, l2 } = image;
+  if (run.gaps().length > 0) return false;
+  const place = mapping.place(run.guest);
+  const table = place === undefined ? undefined : l2.peek(place.offset);
+  if (place === undefined || table === undefined) return false;
+  mapInto(image, run, table, place.index);
+  return true;
+}
+
 function mapInto(image: Qcow2Image, run: Run, table: MetaTable, index: number): void {
   const { g } = image;
   const units = run.touched();

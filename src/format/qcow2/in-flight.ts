@@ -19,6 +19,11 @@ export class InFlight {
   readonly #old = new Set<Epoch>();
   #waiting: (() => void)[] = [];
 
+  /** Some request is in flight. */
+  get isBusy(): boolean {
+    return this.#now.count > 0;
+  }
+
   /** Counts `request` until it settles; returns it as it is. */
   track<T>(request: Promise<T>): Promise<T> {
     const epoch = this.#now;

@@ -12,7 +12,7 @@ import {
 import type { Qcow2Image } from './image.js';
 import { hex, NO_HOST } from './mapping.js';
 import { Run, Source } from './run.js';
-import { useWritableSlice } from './tables.js';
+import { tryWritableSlice, useWritableSlice } from './tables.js';
 import type { GuestOffset, HostOffset } from './units.js';
 
 /** What the old entry of a cluster means for one that is written now. */
@@ -45,13 +45,24 @@ export async function makeRun(
   if (typeof found === 'string') throw await image.corrupt(true, found);
   const { entry, plan } = found;
   const place = await findPlace(image, first, found.count, plan, after);
+  return newRun(image, { ...place, first }, plan, entry);
+}
+
+function newRun(
+  image: Qcow2Image,
+  place: Place & { readonly first: number },
+  plan: Plan,
+  entry: L2Entry,
+): Run {
+  const { g } = image;
+  const { first, count, host, isNew, fresh } = place;
   return new Run({
     first,
-    count: place.count,
-    host: place.host,
+    count,
+    host,
     clusterSize: g.clusterSize,
-    isNew: place.isNew,
-    source: plan.copies ? Source.copy : place.fresh ? Source.none : Source.zero,
+    isNew,
+    source: plan.copies ? Source.copy : fresh ? Source.none : Source.zero,
     unit: g.subclusterSize,
     must: mustRanges(image, entry, first),
     present: plan.reuse === NO_HOST ? [] : storedRanges(image, entry, first),
@@ -152,6 +163,39 @@ function storedRanges(image: Qcow2Image, entry: L2Entry, cluster: number): [numb
     else out.push([from, from + g.subclusterSize]);
   }
   return out;
+}
+
+/**
+ * As makeRun, for the usual case that all tables are in memory and new clusters come from the
+ * first free place; undefined otherwise, and then nothing has changed.
+ */
+export function tryMakeRun(
+  image: Qcow2Image,
+  guest: GuestOffset,
+  wantEnd: GuestOffset,
+  after: HostOffset,
+): Run | undefined {
+  const { g, mapping, alloc, file, overlap, dataGrowth } = image;
+  const slice = tryWritableSlice(image, guest);
+  if (slice === undefined || image.hasDataFile) return undefined;
+  const { table, index } = slice;
+  const first = Math.floor(guest / g.clusterSize);
+  const most = Math.min(Math.ceil(wantEnd / g.clusterSize) - first, mapping.sliceEntries - index);
+  const found = findAlike(image, table.view, index, first, most);
+  if (typeof found === 'string') return undefined;
+  const { plan, entry, count } = found;
+  if (plan.single || plan.reuse !== NO_HOST) return undefined;
+  if (after !== NO_HOST && after !== dataGrowth.usedEnd) return undefined;
+  if (file.debugEvent('cluster_alloc') !== undefined) return undefined;
+  const host = alloc.tryAllocate(count);
+  if (host === undefined) return undefined;
+  const bytes = count * g.clusterSize;
+  if (overlap.check(0, host, bytes) !== undefined) {
+    alloc.unlinkedDurably([{ host, bytes, reason: 'never' }]);
+    return undefined;
+  }
+  const fresh = dataGrowth.take(host, bytes);
+  return newRun(image, { first, count, host, isNew: true, fresh }, plan, entry);
 }
 
 interface Place {

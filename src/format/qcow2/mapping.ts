@@ -61,6 +61,10 @@ export function hex(value: number): string {
   return value === 0 ? '0' : '0x' + value.toString(16);
 }
 
+function entryPlace(sliceOffset: HostOffset, index: number): string {
+  return ` (L2 offset: ${hex(sliceOffset)}, L2 index: ${hex(index)})`;
+}
+
 /** A slice of an L2 table and the place of one guest cluster in it. */
 export interface SlicePlace {
   /** Offset of the slice in the image file. */
@@ -251,18 +255,21 @@ export class Mapping {
     guest: GuestOffset,
   ): string | undefined {
     const { g, hasDataFile, version } = this.#image;
-    const at = `(L2 offset: ${hex(sliceOffset)}, L2 index: ${hex(index)})`;
     const kind = clusterKind(entry, hasDataFile);
     if (kind === Kind.unallocated && !g.extendedL2) return undefined;
     if (kind === Kind.compressed) {
-      return hasDataFile
-        ? `Compressed cluster entry found in image with external data file ${at}`
-        : undefined;
+      if (!hasDataFile) return undefined;
+      const what = 'Compressed cluster entry found in image with external data file';
+      return what + entryPlace(sliceOffset, index);
     }
-    if (kind === Kind.zero && version < 3) return `Zero cluster entry found in pre-v3 image ${at}`;
+    if (kind === Kind.zero && version < 3) {
+      return 'Zero cluster entry found in pre-v3 image' + entryPlace(sliceOffset, index);
+    }
     if (!hasHostCluster(entry, hasDataFile)) return undefined;
     const host = entryOffset(entry.hi, entry.lo);
-    if (host % g.clusterSize !== 0) return `Cluster allocation offset ${hex(host)} unaligned ${at}`;
+    if (host % g.clusterSize !== 0) {
+      return `Cluster allocation offset ${hex(host)} unaligned` + entryPlace(sliceOffset, index);
+    }
     if (hasDataFile && host !== clusterStart(g, guest)) {
       return (
         `External data file host cluster offset ${hex(host)} does not match guest cluster ` +
@@ -289,8 +296,8 @@ export class Mapping {
     const kind = subclusterKind(entry, sc, hasDataFile);
     if (kind === Kind.compressed) return this.#compressed(entry, inCluster, bytes);
     if (kind === Kind.invalid) {
-      const at = `(L2 offset: ${hex(sliceOffset)}, L2 index: ${hex(index)})`;
-      return { kind, bytes: 1, message: `Invalid cluster entry found ${at}` };
+      const message = 'Invalid cluster entry found' + entryPlace(sliceOffset, index);
+      return { kind, bytes: 1, message };
     }
     const host = hasHostCluster(entry, hasDataFile) ? entryOffset(entry.hi, entry.lo) : NO_HOST;
     let end = this.#sameSubclusters(entry, sc, kind);

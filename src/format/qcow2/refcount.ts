@@ -128,6 +128,17 @@ export class Refcounts {
     return freed;
   }
 
+  /** Sets the free entries [from, to) of a block to 1. */
+  markUsed(block: MetaTable, from: number, to: number): void {
+    const bits = this.#image.g.refcountBits;
+    const live = this.cache.touch(
+      block,
+      Math.floor((from * bits) / 8),
+      Math.ceil((to * bits) / 8),
+    );
+    for (let i = from; i < to; i++) this.#codec.set(live.view, i, 1);
+  }
+
   /** Changes entries [from, to) of one block; returns how many it could change. */
   #addInBlock(
     block: MetaTable,

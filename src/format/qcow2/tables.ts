@@ -34,6 +34,20 @@ export async function useWritableSlice<T>(
   return image.mapping.useSlice(place.offset, (table) => fn(table, place.index));
 }
 
+/** What `useWritableSlice` would use, when it is there without waiting for anything. */
+export function tryWritableSlice(
+  image: Qcow2Image,
+  guest: GuestOffset,
+): { readonly table: MetaTable; readonly index: number } | undefined {
+  const { l1, g, mapping, l2 } = image;
+  const l1Index = Math.floor(guest / g.l2Coverage);
+  if (l1Index >= l1.size || !l1.isCopied(l1Index)) return undefined;
+  const place = mapping.place(guest);
+  if (place === undefined || place.offset % l2.tableBytes !== 0) return undefined;
+  const table = l2.peek(place.offset);
+  return table === undefined ? undefined : { table, index: place.index };
+}
+
 /** The L2 table of `guest` exists and may be changed in place. */
 export async function ensureTable(image: Qcow2Image, guest: GuestOffset): Promise<void> {
   const { l1, g } = image;

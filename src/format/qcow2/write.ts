@@ -9,9 +9,9 @@
 import { Iov } from '../../lib/iov.js';
 import { writeData } from './data-io.js';
 import { Kind } from './entry.js';
-import { fillGaps, mapRun, sourceBytes } from './fill.js';
+import { fillGaps, mapRun, sourceBytes, tryMapRun } from './fill.js';
 import type { Qcow2Image } from './image.js';
-import { makeRun } from './make-run.js';
+import { makeRun, tryMakeRun } from './make-run.js';
 import { NO_HOST } from './mapping.js';
 import type { Run } from './run.js';
 import { RunMap, Source } from './run.js';
@@ -65,6 +65,8 @@ export class WriteEngine {
   readonly #streams: number[] = new Array<number>(STREAMS).fill(-1);
   #nextStream = 0;
   #lastEnd = -1;
+  /** The last batch had writes to merge. */
+  #merges = false;
 
   constructor(image: Qcow2Image) {
     this.#image = image;
@@ -95,12 +97,13 @@ export class WriteEngine {
 
   /**
    * Whether a write is small and continues the one before: then it is worth queueing even where it
-   * could go in place, because its neighbours of the same turn become one write with it.
+   * could go in place, because its neighbours of the same turn become one write with it. Who
+   * waits for each write before the next one has no neighbours; the last batch tells.
    */
   continues(offset: GuestOffset, bytes: number): boolean {
     const sequential = offset === this.#lastEnd && bytes <= MERGE_PIECE >> 1;
     this.#lastEnd = offset + bytes;
-    return sequential;
+    return sequential && (this.#merges || this.#image.inFlight.isBusy);
   }
 
   /** Works on the queue, soon. */
@@ -137,7 +140,8 @@ export class WriteEngine {
     try {
       this.#image.checkUsable();
       // Before anything is planned that a writeback would wait for.
-      await alloc.reclaim(this.#image.g.clusterSize);
+      const { clusterSize } = this.#image.g;
+      if (alloc.wantsReclaim(clusterSize)) await alloc.reclaim(clusterSize);
       if (l2.isPressed) await writeback.run();
     } catch (e) {
       for (const item of items) this.#failed(item.request, item.to - item.from, e);
@@ -206,7 +210,10 @@ export class WriteEngine {
         }
         const wantEnd = this.#contiguousEnd(items, i);
         const place = after % g.clusterSize === 0 ? after : NO_HOST;
-        this.runs.add(await makeRun(this.#image, at, wantEnd, place));
+        this.runs.add(
+          tryMakeRun(this.#image, at, wantEnd, place) ??
+            (await makeRun(this.#image, at, wantEnd, place)),
+        );
       }
     } catch (e) {
       this.#failed(request, to - at, e);
@@ -256,7 +263,9 @@ export class WriteEngine {
       else list.push(piece);
     }
     for (const piece of pieces) this.#remember(piece.guest + piece.iov.bytes);
-    for (const group of groups(plain)) void this.#writeGroup(group);
+    const merged = groups(plain);
+    this.#merges = merged.length < plain.length;
+    for (const group of merged) void this.#writeGroup(group);
     for (const [run, list] of filling) void this.#fillAndWrite(run, list);
   }
 
@@ -308,7 +317,7 @@ export class WriteEngine {
     let failure = error;
     for (const run of ended) {
       try {
-        await this.#mapIfComplete(run);
+        if (!this.#tryMap(run)) await this.#mapIfComplete(run);
       } catch (e) {
         failure ??= e;
       }
@@ -318,6 +327,14 @@ export class WriteEngine {
       if (failure === undefined) this.#done(request, iov.bytes);
       else this.#failed(request, iov.bytes, failure);
     }
+  }
+
+  /** Maps an idle run at once if nothing is missing. */
+  #tryMap(run: Run): boolean {
+    if (!run.isWritten || !tryMapRun(this.#image, run)) return false;
+    this.runs.delete(run);
+    run.end();
+    return true;
   }
 
   async #mapIfComplete(run: Run): Promise<void> {
