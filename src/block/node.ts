@@ -6,8 +6,10 @@
  *      driver stops in drainBegin); nodes hold no queue and count nothing in flight.
  *  N2  An instance sees only requests inside [0, length) that are aligned to its
  *      `requestAlignment`; a protocol node also sees writes past its end, which grow it.
- *  N3  Writes to a node whose alignment is above 1, or that copies on reads, are tracked; a
- *      read-modify-write or a copy excludes every write that overlaps its aligned range.
+ *  N3  Writes to a node whose alignment is above 1 are tracked; a read-modify-write
+ *      excludes every write that overlaps its aligned range. On any other node tracking
+ *      begins with the first request that excludes others (a copying read, a serialising
+ *      write), which waits for the writes that run untracked.
  *  N4  `writeGeneration` grows after a write completed; a flush is skipped only if one
  *      that began at this generation has completed.
  */
@@ -80,6 +82,10 @@ export class BlockNode {
   #flushedGeneration = 0;
   #flushing: Promise<void> | undefined;
   #tracker: WriteTracker | undefined;
+  #tracking = false;
+  /** Writes that run without being tracked, and who waits for their end (N3). */
+  #untracked = 0;
+  #untrackedDone: (() => void)[] = [];
 
   constructor(init: NodeInit) {
     this.graph = init.graph;
@@ -141,14 +147,22 @@ export class BlockNode {
     if (
       (flags & ~(this.instance.writeFlags ?? 0)) === 0 &&
       this.limits.requestAlignment === 1 &&
-      this.copyOnReadUsers === 0 &&
+      !this.tracksWrites &&
       this.instance.write !== undefined &&
       this.instance.breakpoints === undefined &&
       (this.limits.maxTransfer === 0 || iov.bytes <= this.limits.maxTransfer)
     ) {
-      return this.instance.write(offset, iov, flags).then(() => {
-        this.noteWritten(offset, iov.bytes);
-      });
+      this.#untracked++;
+      return this.instance.write(offset, iov, flags).then(
+        () => {
+          this.#leaveUntracked();
+          this.noteWritten(offset, iov.bytes);
+        },
+        (e: unknown) => {
+          this.#leaveUntracked();
+          throw e;
+        },
+      );
     }
     return alignedWrite(this, offset, iov, flags);
   }
@@ -292,6 +306,38 @@ export class BlockNode {
   tracker(): WriteTracker {
     this.#tracker ??= new WriteTracker();
     return this.#tracker;
+  }
+
+  /** Whether every write has to be tracked (N3). */
+  get tracksWrites(): boolean {
+    return this.#tracking || this.limits.requestAlignment > 1;
+  }
+
+  /** From now on every write is tracked; resolves when none runs that is not (N3). */
+  async startTracking(): Promise<void> {
+    this.#tracking = true;
+    while (this.#untracked > 0) {
+      await new Promise<void>((resolve) => {
+        this.#untrackedDone.push(resolve);
+      });
+    }
+  }
+
+  /** Runs a write that is not tracked. */
+  async runUntracked(write: () => Promise<void>): Promise<void> {
+    this.#untracked++;
+    try {
+      await write();
+    } finally {
+      this.#leaveUntracked();
+    }
+  }
+
+  #leaveUntracked(): void {
+    if (--this.#untracked > 0 || this.#untrackedDone.length === 0) return;
+    const done = this.#untrackedDone;
+    this.#untrackedDone = [];
+    for (const resolve of done) resolve();
   }
 
   #isAligned(offset: number, bytes: number): boolean {

@@ -309,6 +309,11 @@ async function build(
   node.namedByUser = generic['node-name'] !== undefined;
   const backing = takeBacking(driver, own);
   checkNames(driver, backing.rest);
+  if (flags.noBacking && isObject(backing.value)) {
+    // Nobody opens the backing file, so nobody takes its options.
+    const [key = ''] = Object.keys(backing.value);
+    fail(`Block format '${driver.name}' does not support the option 'backing.${key}'`);
+  }
   graph.addNode(node);
   try {
     const context = makeContext(plan, node, backing.rest, file);

@@ -2,6 +2,7 @@
 import { Iov, isZeroBytes } from '../lib/iov.js';
 import { BlockError, isNotSupported } from './errors.js';
 import type { BlockNode } from './node.js';
+import type { TrackedWrite } from './write-tracker.js';
 import { filtered } from './status.js';
 import { Req } from './types.js';
 
@@ -80,26 +81,33 @@ export async function alignedWrite(
   flags: number,
 ): Promise<void> {
   if ((flags & Req.compressed) !== 0) {
-    await writeCompressed(node, offset, iov);
+    const compressed = { offset, bytes: iov.bytes, serialising: false };
+    await runWrite(node, compressed, () => writeCompressed(node, offset, iov));
     return;
   }
   const align = node.limits.requestAlignment;
   const start = alignDown(offset, align);
   const end = alignUp(offset + iov.bytes, align);
   const whole = start === offset && end === offset + iov.bytes;
-  if (align === 1 && node.copyOnReadUsers === 0 && (flags & Req.serialising) === 0) {
+  const serialising = !whole || (flags & Req.serialising) !== 0;
+  await runWrite(node, { offset: start, bytes: end - start, serialising }, async () => {
+    const full = whole ? iov : await readModify(node, offset, iov, start, end);
     await node.debugEvent('pwritev');
-    await splitWrite(node, offset, iov, flags);
-  } else {
-    const serialising = !whole || (flags & Req.serialising) !== 0;
-    await node.tracker().run({ offset: start, bytes: end - start, serialising }, async () => {
-      const full = whole ? iov : await readModify(node, offset, iov, start, end);
-      await node.debugEvent('pwritev');
-      await splitWrite(node, start, full, flags);
-    });
-  }
+    await splitWrite(node, start, full, flags);
+  });
   await node.debugEvent('pwritev_done');
   node.noteWritten(offset, iov.bytes);
+}
+
+/** Runs a write, tracked if it or any other write has to be (N3 in node.ts). */
+async function runWrite(
+  node: BlockNode,
+  write: TrackedWrite,
+  fn: () => Promise<void>,
+): Promise<void> {
+  if (write.serialising) await node.startTracking();
+  else if (!node.tracksWrites) return node.runUntracked(fn);
+  return node.tracker().run(write, fn);
 }
 
 /** Surrounds `iov` with what is stored around it in its first and last aligned block. */
@@ -208,17 +216,10 @@ async function zeroAligned(
   stop: number,
   flags: number,
 ): Promise<void> {
-  const tracked = node.limits.requestAlignment > 1 || node.copyOnReadUsers > 0;
-  if (!tracked && (flags & Req.serialising) === 0) {
-    await zeroPieces(node, start, stop, flags);
-    return;
-  }
   const serialising = (flags & Req.serialising) !== 0;
-  await node
-    .tracker()
-    .run({ offset: start, bytes: stop - start, serialising }, () =>
-      zeroPieces(node, start, stop, flags),
-    );
+  await runWrite(node, { offset: start, bytes: stop - start, serialising }, () =>
+    zeroPieces(node, start, stop, flags),
+  );
 }
 
 async function zeroPieces(
@@ -302,7 +303,7 @@ export async function copyOnRead(
   }
   if (end <= start) return;
   const write = { offset: start, bytes: end - start, serialising: true };
-  await node.tracker().run(write, () => fillFromBelow(node, start, end, wanted));
+  await runWrite(node, write, () => fillFromBelow(node, start, end, wanted));
 }
 
 /** The node that tells about clusters: the first at or below `node`, through filters. */

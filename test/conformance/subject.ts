@@ -117,6 +117,30 @@ const special: Record<string, Special> = {
   luks: (driver) =>
     formatSubject(driver, { 'key-secret': 'any', 'iter-time': 10 }, { 'key-secret': 'any' }),
   throttle: (driver) => filterSubject(driver, { 'throttle-group': 'none' }),
+  blklogwrites: (driver) => async (files, setting) => {
+    files.put('/log', 0);
+    const log = { driver: 'file', filename: '/log' };
+    return filterSubject(driver, { log })(files, setting);
+  },
+  blkverify: (driver) => async (files, setting) => {
+    files.put('/raw', setting.bytes);
+    files.put(path, setting.bytes);
+    const raw = { driver: 'file', filename: '/raw' };
+    return { driver: driver.name, raw, test: { driver: 'raw', file } };
+  },
+  quorum: (driver) => async (files, setting) => {
+    const paths = ['/0', '/1', '/2'];
+    for (const each of paths) files.put(each, setting.bytes);
+    const children = paths.map((filename) => ({
+      driver: 'raw',
+      file: { driver: 'file', filename },
+    }));
+    return { driver: driver.name, 'vote-threshold': 2, children };
+  },
+  compress: (driver) => async (files, setting) => {
+    const qcow2 = drivers.find((d) => d.name === 'qcow2')!;
+    return { driver: driver.name, file: await formatSubject(qcow2)(files, setting) };
+  },
   memory: () => async (_files, setting) => ({ driver: 'memory', size: setting.bytes }),
   'null-co': () => async (_files, setting) => ({
     driver: 'null-co',
@@ -144,6 +168,7 @@ const nullSkips: Subject['skips'] = {
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
+  'copy-on-read': { reopen: 'cannot be read-only' },
   memory: {
     flush: 'ends with the node',
     reopen: 'ends with the node',

@@ -5,6 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { nodeHost } from '../../src/index.js';
 import { imgMain } from '../../src/tool/img/main.js';
 import type { IoOutput } from '../../src/tool/io/output.js';
 import { binPath, rootPath, tempDir } from '../support/index.js';
@@ -63,7 +64,13 @@ interface Deviation {
 
 const deviations = JSON.parse(readFileSync(join(folder, 'deviations.json'), 'utf8')) as Deviation[];
 
-describe.each(readdirSync(folder).filter((name) => name.endsWith('.txt')))('%s', (name) => {
+/** Without the addon a host cannot see holes or preallocate: the answers differ there. */
+const note = nodeHost().files?.engineNote?.();
+const missing = note === undefined ? '' : ' [needs the native addon]';
+
+describe
+  .skipIf(note !== undefined)
+  .each(readdirSync(folder).filter((name) => name.endsWith('.txt')))(`%s${missing}`, (name) => {
   const path = join(folder, name);
   it('is answered the same', { timeout: 120_000 }, async () => {
     const transcript = parseTranscript(readFileSync(path, 'utf8'));

@@ -35,16 +35,27 @@ import { answerStatus } from './status-reply.js';
 
 /** Requests that one client may have in flight. */
 const MAX_REQUESTS = 256;
-/** Bytes of data that the requests of one client may hold in flight. */
-const MAX_BYTES = 96 * 1024 * 1024;
+/**
+ * Bytes of data that the requests of one client may hold in flight; the last one begun may go
+ * beyond. More than this keeps no disk busier, and would not stay in the processor's cache.
+ */
+const MAX_BYTES = 8 * 1024 * 1024;
 /** Reads at least this long are looked at for holes, which travel without their zeroes. */
 const SPARSE_READ = 64 * 1024;
+/** How far ahead of such a read the look goes: clients read on. */
+const LOOK_AHEAD = 16 * 1024 * 1024;
 /** CACHE reads this much at a time. */
 const CACHE_STEP = 1024 * 1024;
 
 /** A request with what belongs to it. */
 export interface Work extends NbdRequest {
   payload?: Iov;
+}
+
+interface Run {
+  readonly offset: number;
+  bytes: number;
+  readonly zero: boolean;
 }
 
 export class NbdSession {
@@ -59,6 +70,8 @@ export class NbdSession {
   readonly #memory: ReplyMemory;
   #requests = 0;
   #bytes = 0;
+  /** A range that held data when last looked at: reading it as data is right for ever. */
+  #data = { start: 0, end: 0 };
   /** The client does not take its replies. */
   #blocked = false;
   /** A request whose payload has not fully arrived. */
@@ -334,7 +347,7 @@ export class NbdSession {
       return;
     }
     const sparse = this.#structured && (work.flags & NbdCmdFlag.df) === 0;
-    if (sparse && length >= SPARSE_READ) {
+    if (sparse && length >= SPARSE_READ && !this.#isData(offset, length)) {
       this.#settle(work, this.#sparseRead(work), held);
       return;
     }
@@ -349,6 +362,10 @@ export class NbdSession {
         this.#failed(work, e, held);
       },
     );
+  }
+
+  #isData(offset: number, length: number): boolean {
+    return this.#data.start <= offset && offset + length <= this.#data.end;
   }
 
   /** One chunk for each run: data, or a hole where the image knows that it reads as zeroes. */
@@ -379,18 +396,19 @@ export class NbdSession {
   }
 
   /** Data and zeroes in a range; neighbours of one kind are joined. */
-  async #runs(
-    offset: number,
-    length: number,
-  ): Promise<{ offset: number; bytes: number; zero: boolean }[]> {
-    const out: { offset: number; bytes: number; zero: boolean }[] = [];
-    for (let at = 0; at < length;) {
-      const node = this.#export.backend.node;
-      const status = await chainStatus(node, undefined, offset + at, length - at);
-      const bytes = status.bytes === 0 ? length - at : status.bytes;
+  async #runs(offset: number, length: number): Promise<Run[]> {
+    const out: Run[] = [];
+    const { node } = this.#export.backend;
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const ahead = Math.min(at + LOOK_AHEAD, this.#size);
+      const status = await chainStatus(node, undefined, at, Math.max(ahead, end) - at);
+      const found = status.bytes === 0 ? end - at : status.bytes;
+      if (!status.zero) this.#data = { start: at, end: at + found };
+      const bytes = Math.min(found, end - at);
       const last = out[out.length - 1];
       if (last?.zero === status.zero) last.bytes += bytes;
-      else out.push({ offset: offset + at, bytes, zero: status.zero });
+      else out.push({ offset: at, bytes, zero: status.zero });
       at += bytes;
     }
     return out;

@@ -2,10 +2,10 @@
 import { BlockError, errorText } from '../../block/errors.js';
 import type { BitmapFacts } from './bitmap-directory.js';
 import { bitmapCluster, parseDirectory } from './bitmap-directory.js';
+import { MAX_CHECK_CLUSTERS } from './check-counts.js';
 import type { MappingCheck } from './check-mapping.js';
 import type { CheckRun } from './check-run.js';
 import { Limit } from './layout.js';
-import { isOffset } from './units.js';
 
 /** The refcount table in the file. Throws what the read throws. */
 export async function readReftable(run: CheckRun): Promise<void> {
@@ -134,7 +134,8 @@ async function blockOutside(run: CheckRun, index: number, offset: number): Promi
   run.corrupt(`${what} refcount block ${index} is outside image`);
   if (!run.fixErrors) return false;
   try {
-    if (!isOffset(offset + run.g.clusterSize)) throw new BlockError('EFBIG');
+    if (offset >= 2 ** 63) throw new BlockError('EINVAL');
+    if (offset / run.g.clusterSize >= MAX_CHECK_CLUSTERS) throw new BlockError('EFBIG');
     await run.file.truncate(offset + run.g.clusterSize, { exact: false });
   } catch (e) {
     run.needsRebuild = true;

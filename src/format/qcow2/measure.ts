@@ -1,6 +1,6 @@
 /** How large an image would be: `measure`. */
 import type { Backend } from '../../block/backend.js';
-import type { MeasureResult } from '../../block/driver.js';
+import type { DriverInstance, MeasureResult } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { chainStatus } from '../../block/status.js';
 import type { Preallocation } from '../../block/types.js';
@@ -18,6 +18,7 @@ import {
   secretRequired,
   versionOf,
 } from './create-options.js';
+import { Qcow2Instance } from './instance.js';
 import { BITMAP_DIR_FIXED_LENGTH, Limit } from './layout.js';
 import type { Geometry } from './units.js';
 import { geometry, l1EntriesFor, roundUp } from './units.js';
@@ -113,10 +114,17 @@ async function allocatedBytes(source: Backend, g: Geometry): Promise<number> {
   return sum;
 }
 
+/** 0 for an image that could have bitmaps and has none; undefined where that is not known. */
+function noBitmaps(instance: DriverInstance): number | undefined {
+  if (!(instance instanceof Qcow2Instance)) return undefined;
+  const { fields, extensions } = instance.image.header;
+  return fields.version >= 3 && extensions.bitmaps === undefined ? 0 : undefined;
+}
+
 /** What the source's persistent bitmaps would take; undefined where there cannot be any. */
 function bitmapsBytes(source: Backend, g: Geometry): number | undefined {
   const { node } = source;
-  if (node.instance.bitmaps === undefined) return undefined;
+  if (node.instance.bitmaps === undefined) return noBitmaps(node.instance);
   const encoder = new TextEncoder();
   let directory = 0;
   let bytes = 0;

@@ -131,11 +131,7 @@ export class Refcounts {
   /** Sets the free entries [from, to) of a block to 1. */
   markUsed(block: MetaTable, from: number, to: number): void {
     const bits = this.#image.g.refcountBits;
-    const live = this.cache.touch(
-      block,
-      Math.floor((from * bits) / 8),
-      Math.ceil((to * bits) / 8),
-    );
+    const live = this.cache.touch(block, Math.floor((from * bits) / 8), Math.ceil((to * bits) / 8));
     for (let i = from; i < to; i++) this.#codec.set(live.view, i, 1);
   }
 

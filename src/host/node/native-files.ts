@@ -116,10 +116,11 @@ export class NativeFile implements HostFile, Target {
     if (this.#closed || bufs.length === 0 || bufs.length > MOST_PIECES) return false;
     if (iov.bytes > MOST_BYTES) return false;
     if (this.cached) return true;
-    const alignment = this.limits.memoryAlignment;
+    // A power of two; & looks at the low 32 bits, and is much faster than % on doubles.
+    const mask = this.limits.memoryAlignment - 1;
     for (const b of bufs) {
-      if (this.io.addressOf(b) % alignment !== 0) return false;
-      if (bufs.length > 1 && b.byteLength % alignment !== 0) return false;
+      if ((this.io.addressOf(b) & mask) !== 0) return false;
+      if (bufs.length > 1 && (b.byteLength & mask) !== 0) return false;
     }
     return true;
   }

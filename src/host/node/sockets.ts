@@ -11,7 +11,7 @@ import { toHostError } from './errors.js';
 const nothing = (): void => undefined;
 
 /** Bytes queued in a socket above which `write` asks the owner to wait. */
-const HIGH_WATER = 4 * 1024 * 1024;
+const HIGH_WATER = 1024 * 1024;
 /** sizeof(sun_path) of Linux. */
 const UNIX_PATH_MAX = 108;
 

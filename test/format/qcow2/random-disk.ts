@@ -134,14 +134,18 @@ export class RandomDisk {
     return this.backend.discard(offset, bytes);
   }
 
+  /** Compressed data does not overwrite what is stored: the range is given up first. */
   compress(offset: number, bytes: number): Promise<void> | undefined {
-    const c = this.image.shape.clusterSize;
-    const whole = bytes - (bytes % c);
-    if (offset % c !== 0 || whole === 0 || this.image.shape.dataFile === true) return undefined;
+    const { clusterSize, dataFile, version, backing } = this.image.shape;
+    const whole = bytes - (bytes % clusterSize);
+    if (offset % clusterSize !== 0 || whole === 0 || dataFile === true) return undefined;
+    if (version === 2 && backing !== undefined) return undefined;
     const data = this.random.bytes(whole);
     if (this.random.chance(0.8)) data.fill(this.random.int(0, 255), 0, whole - 100);
     this.model.bytes.set(data, offset);
-    return this.backend.write(offset, Iov.of(data), Req.compressed);
+    return this.backend
+      .discard(offset, whole)
+      .then(() => this.backend.write(offset, Iov.of(data), Req.compressed));
   }
 
   async status(offset: number, bytes: number): Promise<void> {
