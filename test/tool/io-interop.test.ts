@@ -5,7 +5,7 @@ import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { Random, RunResult } from '../support/index.js';
-import { binPath, requires, run, runOk, seededRandom, tempDir } from '../support/index.js';
+import { binPath, requiresQemu10, run, runOk, seededRandom, tempDir } from '../support/index.js';
 
 const qemuIo = process.env['VDISK_QEMU_IO'] ?? 'qemu-io';
 
@@ -137,7 +137,7 @@ function folders(): [string, string] {
   return pair;
 }
 
-requires(qemuIo)('random sessions', () => {
+requiresQemu10(qemuIo)('random sessions', () => {
   it.each([1, 2, 3, 4])('on a raw image (%s)', async () => {
     const random = seededRandom();
     const pair = folders();
@@ -158,7 +158,7 @@ requires(qemuIo)('random sessions', () => {
   });
 });
 
-requires(qemuIo, 'qemu-img')('random sessions', () => {
+requiresQemu10(qemuIo, 'qemu-img')('random sessions', () => {
   it.each(['', '-o cluster_size=4k', '-o compat=0.10 -b base.raw -F raw', '-b base.raw -F raw'])(
     'on a qcow2 image (%s)',
     async (options) => {
@@ -189,6 +189,8 @@ requires(qemuIo, 'qemu-img')('random sessions', () => {
       'read -b -P 0 1M 512',
       'write -b 7E 512',
       'write -c -P 5 0 64k',
+      'write -c 64k 60k',
+      'write -c 0 64k',
       'read -P 5 0 64k',
       'map',
       'info',
