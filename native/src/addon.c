@@ -67,14 +67,21 @@ static bool may_poll(const struct context *c) {
   return header[H_INFLIGHT] > 0 && header[H_QUEUED] == 0 && uv_backend_timeout(c->loop) != 0;
 }
 
+/*
+ * Everything that is done is delivered before anything new is submitted: larger batches, and
+ * the block layer merges neighbours.
+ */
 static void turn(struct context *c) {
   if (c->running || c->closing) return;
   c->running = true;
   int32_t *header = c->e.sh->header;
   uint64_t end = 0;
   for (;;) {
-    if (header[H_QUEUED] > 0 || submit_pending(&c->e)) submit_queued(&c->e);
     reap_all(&c->e);
+    if (c->e.cq_count == 0 && (header[H_QUEUED] > 0 || submit_pending(&c->e))) {
+      submit_queued(&c->e);
+      reap_all(&c->e);
+    }
     if (c->e.cq_count == 0 && may_poll(c) && poll_done(&c->e)) reap_all(&c->e);
     if (c->e.cq_count == 0) break;
     c->e.stats[S_ROUNDS]++;

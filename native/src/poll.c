@@ -10,8 +10,11 @@
 #define LEAST_NS 10000u
 /* A hole in the clock that shows that another thread had this CPU. */
 #define GAP_NS 40000u
-/* Waits without polling after failures. */
+/* Waits without polling after failures; when the CPU was taken away, twice as many each time
+ * up to REST << PENALTY_MAX, and half as many after FORGIVE hits. */
 #define REST 256
+#define PENALTY_MAX 6
+#define FORGIVE 64
 
 uint64_t now_ns(void) {
   struct timespec t;
@@ -40,7 +43,7 @@ void polling_init(struct polling *p, uint64_t limit_ns) {
 bool look_for(struct polling *p, bool (*ready)(const void *), const void *arg) {
   if (p->limit_ns == 0) return false;
   if (p->rest > 0) {
-    if (--p->rest == 0) polling_init(p, p->limit_ns);
+    if (--p->rest == 0) p->ns = START_NS < p->limit_ns ? START_NS : p->limit_ns;
     return false;
   }
   uint64_t begin = now_ns(), last = begin;
@@ -49,6 +52,7 @@ bool look_for(struct polling *p, bool (*ready)(const void *), const void *arg) {
       if (ready(arg)) {
         uint64_t wish = 2 * (last - begin) + LEAST_NS;
         if (wish > p->ns) p->ns = wish < p->limit_ns ? wish : p->limit_ns;
+        if (p->penalty > 0 && ++p->hits % FORGIVE == 0) p->penalty--;
         return true;
       }
       relax();
@@ -58,7 +62,12 @@ bool look_for(struct polling *p, bool (*ready)(const void *), const void *arg) {
     last = now;
     if (!robbed && now - begin < p->ns) continue;
     p->ns /= 2;
-    if (robbed || p->ns < LEAST_NS) p->rest = REST;
+    if (robbed) {
+      p->rest = REST << p->penalty;
+      if (p->penalty < PENALTY_MAX) p->penalty++;
+    } else if (p->ns < LEAST_NS) {
+      p->rest = REST;
+    }
     return ready(arg);
   }
 }

@@ -206,7 +206,9 @@ bool uring_ready(const struct uring *u) {
 
 void uring_reap(struct uring *u) {
   if (u->inflight == 0) return;
-  if (has_deferred(u)) enter(u, 0, 0, IORING_ENTER_GETEVENTS);
+  /* The kernel posts 20 a call. */
+  for (int i = 0; i < SLOTS / 20 && has_deferred(u); i++)
+    enter(u, 0, 0, IORING_ENTER_GETEVENTS);
   unsigned head = *u->cq_head;
   unsigned tail = __atomic_load_n(u->cq_tail, __ATOMIC_ACQUIRE);
   for (; head != tail; head++) {

@@ -107,6 +107,8 @@ struct polling {
   uint64_t limit_ns;  /* 0: off */
   uint64_t ns;        /* how long to look this time */
   uint32_t rest;      /* waits to let pass before trying again */
+  uint32_t penalty;   /* how often the CPU was taken away while polling, lately */
+  uint32_t hits;
 };
 
 /* Counters that tests and the bench read. */

@@ -94,9 +94,10 @@ export async function alignedWrite(
     const full = whole ? iov : await readModify(node, offset, iov, start, end);
     await node.debugEvent('pwritev');
     await splitWrite(node, start, full, flags);
+    // Before the next read-modify-write begins: it must know the new length.
+    node.noteWritten(offset, iov.bytes);
   });
   await node.debugEvent('pwritev_done');
-  node.noteWritten(offset, iov.bytes);
 }
 
 /** Runs a write, tracked if it or any other write has to be (N3 in node.ts). */
@@ -244,8 +245,8 @@ async function zeroPieces(
     }
     at += n;
   }
-  await node.debugEvent('pwritev_done');
   node.noteWritten(start, stop - start);
+  await node.debugEvent('pwritev_done');
   const fuaHere = (flags & Req.fua) !== 0;
   if (fuaHere && ((node.instance.zeroFlags ?? 0) & Req.fua) === 0) await node.flush();
 }

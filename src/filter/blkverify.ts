@@ -13,6 +13,7 @@ import { BlockError } from '../block/errors.js';
 import { exactFilename } from '../block/filename.js';
 import { passThrough } from '../block/pass-through.js';
 import { Role } from '../block/types.js';
+import { WriteTracker } from '../block/write-tracker.js';
 import { Iov } from '../lib/iov.js';
 
 /** Both requests to their end, then the first error. */
@@ -39,24 +40,34 @@ function parseFilename(filename: string): NodeOptions {
 }
 
 function makeInstance(context: OpenContext, raw: Child, test: Child): DriverInstance {
+  // A read beside a write of the same bytes could find it in one image and not in the other.
+  const requests = new WriteTracker();
+  const verifiedRead = async (offset: number, iov: Iov, flags: number): Promise<void> => {
+    const copy = Iov.alloc(iov.bytes);
+    await both(test.read(offset, iov, flags), raw.read(offset, copy, flags));
+    const at = firstDifference(iov, copy);
+    if (at < 0) return;
+    const message =
+      `blkverify: read offset=${offset} bytes=${iov.bytes} ` +
+      `contents mismatch at offset ${offset + at}`;
+    context.graph.warn(message);
+    throw new BlockError('EIO', message, { op: 'read', node: context.node.name, offset });
+  };
   return {
     ...passThrough(raw),
     length: () => test.size,
-    read: async (offset, iov, flags) => {
-      const copy = Iov.alloc(iov.bytes);
-      await both(test.read(offset, iov, flags), raw.read(offset, copy, flags));
-      const at = firstDifference(iov, copy);
-      if (at < 0) return;
-      const message =
-        `blkverify: read offset=${offset} bytes=${iov.bytes} ` +
-        `contents mismatch at offset ${offset + at}`;
-      context.graph.warn(message);
-      throw new BlockError('EIO', message, { op: 'read', node: context.node.name, offset });
-    },
+    read: (offset, iov, flags) =>
+      requests.run({ offset, bytes: iov.bytes, serialising: true }, () =>
+        verifiedRead(offset, iov, flags),
+      ),
     write: (offset, iov, flags) =>
-      both(test.write(offset, iov, flags), raw.write(offset, iov, flags)),
+      requests.run({ offset, bytes: iov.bytes, serialising: false }, () =>
+        both(test.write(offset, iov, flags), raw.write(offset, iov, flags)),
+      ),
     writeZeroes: (offset, bytes, flags) =>
-      both(test.writeZeroes(offset, bytes, flags), raw.writeZeroes(offset, bytes, flags)),
+      requests.run({ offset, bytes, serialising: false }, () =>
+        both(test.writeZeroes(offset, bytes, flags), raw.writeZeroes(offset, bytes, flags)),
+      ),
     // What a discarded range reads as is each image's own affair: they would differ.
     discard: () => Promise.reject(new BlockError('ENOTSUP')),
     truncate: async (bytes, options) => {

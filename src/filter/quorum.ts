@@ -251,7 +251,8 @@ function makeInstance(
   const quorum = new Quorum(context, children, options);
   const flags = Req.fua | Req.writeUnchanged;
   return {
-    length: () => lengthOf(children),
+    // Asynchronous: a child that is resized tells before the others have followed.
+    length: async () => lengthOf(children),
     limits: () => ({
       requestAlignment: Math.max(...children.map((c) => c.node.limits.requestAlignment)),
     }),

@@ -168,6 +168,7 @@ const nullSkips: Subject['skips'] = {
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
+  compress: { random: 'a compressed cluster cannot be written again' },
   'copy-on-read': { reopen: 'cannot be read-only' },
   memory: {
     flush: 'ends with the node',

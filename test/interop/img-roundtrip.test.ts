@@ -8,7 +8,15 @@ import { createReadStream, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Random } from '../support/index.js';
-import { binPath, requires, run, runOk, seededRandom, tempDir } from '../support/index.js';
+import {
+  binPath,
+  requires,
+  requiresQemu10,
+  run,
+  runOk,
+  seededRandom,
+  tempDir,
+} from '../support/index.js';
 
 const img = binPath('vdisk-img');
 
@@ -125,7 +133,7 @@ requires(
   });
 });
 
-requires('qemu-img', 'qemu-io')('random images', () => {
+requiresQemu10('qemu-img', 'qemu-io')('random images', () => {
   /** A qcow2 image that qemu-io wrote into at random, maybe over a backing file; its name. */
   async function makeImage(
     random: Random,

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { accessSync, constants, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { describe } from 'vitest';
@@ -42,4 +43,23 @@ export function requires(...commands: string[]): DescribeWithPeers {
   const missing = missingCommands(...commands);
   if (missing.length === 0) return (name, body) => void describe(name, body);
   return (name, body) => void describe.skip(`${name} [needs ${missing.join(', ')}]`, body);
+}
+
+/** Whether the command is there and is QEMU's of version 10 or later (by `--version`). */
+export function isQemu10(command: string): boolean {
+  const path = findCommand(command);
+  if (path === undefined) return false;
+  const version = execFileSync(path, ['--version'], { encoding: 'utf8' });
+  return Number(/version (\d+)\./.exec(version)?.[1] ?? 0) >= 10;
+}
+
+/**
+ * As {@link requires}, for tests that compare what QEMU's tools print: older versions word
+ * errors in other ways, and Debian 12 has 7.2. Debian's backports have 10.
+ */
+export function requiresQemu10(...commands: string[]): DescribeWithPeers {
+  if (missingCommands(...commands).length > 0) return requires(...commands);
+  const old = commands.filter((command) => !isQemu10(command));
+  if (old.length === 0) return requires(...commands);
+  return (name, body) => void describe.skip(`${name} [needs QEMU 10: ${old.join(', ')}]`, body);
 }

@@ -87,7 +87,7 @@ class Comparer {
     const per = run.g.refcountBlockEntries;
     const total = Math.max(run.fileClusters, run.counts.end);
     const ahead = new ReadAhead(run.file, run.g.clusterSize, this.#blocks(total));
-    for (let from = 0; from < total; from += per) {
+    for (let from = 0; from < total; from = this.#nextBlock(from, total)) {
       const to = Math.min(from + per, total);
       const offset = blockOffset(run, from / per);
       if (offset === undefined) this.#unreadable(from, to, errnoText('EIO'));
@@ -95,6 +95,17 @@ class Comparer {
       else await this.#withBlock(offset, from, to, ahead);
     }
     return { differences: this.#differences, end: total, highest: this.#highest };
+  }
+
+  /** First cluster of the next block that exists, or whose clusters may be referenced. */
+  #nextBlock(from: number, total: number): number {
+    const run = this.#run;
+    const per = run.g.refcountBlockEntries;
+    const used = Math.min(run.counts.nextUsedArea(from + per), total);
+    const entries = run.reftable.byteLength / 8;
+    let index = from / per + 1;
+    while (index * per < used && index < entries && blockOffset(run, index) === 0) index++;
+    return index < entries ? index * per : Math.max(index, Math.floor(used / per)) * per;
   }
 
   *#blocks(total: number): Generator<number> {
