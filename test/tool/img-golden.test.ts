@@ -105,7 +105,8 @@ for (const { name, path, text, why } of transcripts) {
       const answers: string[] = [];
       for (const step of transcript.steps) {
         if (recordFrom !== undefined) {
-          answers.push(answerText(ask(step, cwd), 'qemu-img'));
+          const said = answerText(ask(step, cwd), 'qemu-img');
+          answers.push(step.tool === 'img' ? said : '');
           continue;
         }
         const said = answerText(await answer(step, cwd), 'vdisk-img');

@@ -1,7 +1,7 @@
 // Transcripts of command lines: what a tool printed, and its exit status, line by line.
 //
 //     # any text
-//     $ img create -f raw a 1M          a call of qemu-img; `io` is qemu-io, `sh` a shell command
+//     $ img create -f raw a 1M          a call of qemu-img; `io` (qemu-io) and `sh` prepare
 //     Formatting 'a', fmt=raw size=1048576
 //     ! qemu-img: what it wrote to standard error
 //     ? 1                               the exit status, when it is not 0
