@@ -33,9 +33,12 @@ export type CompareResult =
 /** A comparison could not go on; `step` says where. */
 export class CompareError extends BlockError {
   readonly step: 'status' | 'read';
-  constructor(step: 'status' | 'read', message: string, cause: unknown) {
+  /** It came as far as the part that only the longer image has. */
+  readonly sizesDiffer: boolean;
+  constructor(step: 'status' | 'read', message: string, sizesDiffer: boolean, cause: unknown) {
     super(errorCode(cause), message, { cause });
     this.step = step;
+    this.sizesDiffer = sizesDiffer;
   }
 }
 
@@ -162,7 +165,8 @@ class Comparison {
       const status = await chainStatus(node, undefined, offset, bytes);
       return status.bytes > 0 ? status : { ...status, bytes };
     } catch (e) {
-      throw new CompareError('status', `Sector allocation test failed for ${this.#name(which)}`, e);
+      const text = `Sector allocation test failed for ${this.#name(which)}`;
+      throw new CompareError('status', text, offset >= this.#common, e);
     }
   }
 
@@ -205,7 +209,7 @@ class Comparison {
       await (which === 0 ? this.#a : this.#b).read(offset, Iov.of(into));
     } catch (e) {
       const where = `Error while reading offset ${String(offset)} of ${this.#name(which)}`;
-      throw new CompareError('read', `${where}: ${errorText(e)}`, e);
+      throw new CompareError('read', `${where}: ${errorText(e)}`, offset >= this.#common, e);
     }
   }
 

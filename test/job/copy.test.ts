@@ -169,6 +169,26 @@ describe('compare', () => {
     const early = { outcome: 'content', offset: 5 * MIB + 1024, sizesDiffer: false };
     expect(await ask(false)).toEqual(early);
   });
+
+  it.each([
+    [MIB, false],
+    [7 * MIB, true],
+  ])('tells of an error at %s whether only one image goes that far', async (offset, behind) => {
+    const graph = testGraph();
+    const rule = { event: 'none', iotype: 'read', sector: offset / 512 };
+    const image = { driver: 'memory', size: 8 * MIB };
+    const options = { driver: 'blkdebug', image, 'inject-error': [rule] };
+    const a = await graph.openBackend({ options, flags: { writable: true } });
+    await fill(a, offset, 512, 1);
+    const b = await memory(graph, 6 * MIB);
+    const how = { host: nodeHost(), strict: false, names: ['a', 'b'] as const };
+    const text = `Error while reading offset ${offset} of a: Input/output error`;
+    await expect(compare(a, b, how)).rejects.toMatchObject({
+      step: 'read',
+      sizesDiffer: behind,
+      message: text,
+    });
+  });
 });
 
 describe('commit and rebase', () => {

@@ -125,6 +125,8 @@ async function compareArguments(program: Program, args: readonly string[]): Prom
   }
 }
 
+const SIZES_DIFFER = 'Warning: Image size mismatch!\n';
+
 async function compareOpen(
   program: Program,
   asked: Asked,
@@ -147,12 +149,13 @@ async function compareOpen(
         show.update(progress);
       },
     });
-    if ('sizesDiffer' in result && result.sizesDiffer) say('Warning: Image size mismatch!\n');
+    if ('sizesDiffer' in result && result.sizesDiffer) say(SIZES_DIFFER);
     say(`${resultText(result)}\n`);
     return result.outcome === 'equal' ? 0 : DIFFERENT;
   } catch (e) {
     const status = interrupts.status();
     if (status !== undefined) throw new Failure(undefined, status);
+    if (e instanceof CompareError && e.sizesDiffer) say(SIZES_DIFFER);
     throw e;
   } finally {
     show.end(false);
