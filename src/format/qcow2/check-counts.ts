@@ -55,13 +55,13 @@ export class ClusterCounts {
     return true;
   }
 
-  /** The first cluster at or after `index` whose area holds any count; `end` if none does. */
+  /** First cluster at or after `index` whose area holds any count; Infinity when there is none. */
   nextUsedArea(index: number): number {
     let at = index;
     while (at < this.end && this.#areas[at >>> AREA_BITS] === undefined) {
       at = ((at >>> AREA_BITS) + 1) * AREA;
     }
-    return Math.min(at, Math.max(this.end, index));
+    return at < this.end ? at : Infinity;
   }
 
   #area(index: number): Uint8Array {
