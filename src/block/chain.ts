@@ -1,4 +1,6 @@
 /** Walking down a backing chain. */
+import type { HostFiles } from '../host/file.js';
+import { completePath } from './filename.js';
 import type { BlockNode } from './node.js';
 import { below, skipFilters } from './status.js';
 
@@ -15,26 +17,47 @@ function nextImage(node: BlockNode): BlockNode | undefined {
 }
 
 /**
- * The image of the backing chain of `top` that `name` means: as the image above it names it, or
- * as a path to the same file. Undefined when there is none.
+ * The image of the backing chain of `top` that `name` means, seen from the folder of the image
+ * above it, as the names in image headers are. Undefined when there is none.
  */
 export async function findBacking(top: BlockNode, name: string): Promise<BlockNode | undefined> {
-  if (name === '') return undefined;
   const { files } = top.graph.host;
-  const identity = async (path: string): Promise<string | undefined> => {
-    try {
-      return (await files?.stat(path))?.identity;
-    } catch {
-      // Not a file of this host.
-      return undefined;
-    }
-  };
-  const wanted = await identity(name);
+  if (name === '' || files === undefined) return undefined;
   let above = skipFilters(top);
   for (const image of chainDown(top)) {
-    if (name === above.backingFile || name === image.filename) return image;
-    if (wanted !== undefined && wanted === (await identity(image.filename))) return image;
+    if (name === above.backingFile) return image;
+    const full = tryComplete(files, above.filename, name);
+    if (full !== undefined && (await isSameFile(files, full, image.filename))) return image;
     above = image;
   }
   return undefined;
+}
+
+/** The image of the backing chain of `top` that is stored in the file `path`. */
+export async function findInChain(top: BlockNode, path: string): Promise<BlockNode | undefined> {
+  const { files } = top.graph.host;
+  if (files === undefined) return undefined;
+  for (const image of chainDown(top)) {
+    if (await isSameFile(files, path, image.filename)) return image;
+  }
+  return undefined;
+}
+
+function tryComplete(files: HostFiles, base: string, name: string): string | undefined {
+  try {
+    return completePath(files, base, name);
+  } catch {
+    // An image that no plain name opens has no folder.
+    return undefined;
+  }
+}
+
+async function isSameFile(files: HostFiles, a: string, b: string): Promise<boolean> {
+  if (a === b) return true;
+  try {
+    return (await files.stat(a)).identity === (await files.stat(b)).identity;
+  } catch {
+    // One of them is no file of this host.
+    return false;
+  }
 }

@@ -1,6 +1,6 @@
 /** Committing: what an image holds above one of its backing files is written into that file. */
 import { Backend } from '../block/backend.js';
-import { BlockError, prepend } from '../block/errors.js';
+import { BlockError, errorCode, errorText, prepend } from '../block/errors.js';
 import { chainDown } from '../block/chain.js';
 import type { BlockNode } from '../block/node.js';
 import { reopenNode } from '../block/reopen.js';
@@ -61,7 +61,7 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
       rate: options.rate ?? 0,
       meter,
     });
-    await copy.run();
+    await run(copy);
     await target.flush();
     if (options.keep !== true) await empty(image);
   } finally {
@@ -69,6 +69,17 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
     if (readOnly) await reopenNode(base, { flags: { writable: false } });
   }
   meter.finish();
+}
+
+/** Runs the copy; an error of the machine is told as the job's. */
+async function run(copy: Copy): Promise<void> {
+  try {
+    await copy.run();
+  } catch (e) {
+    const code = errorCode(e);
+    if (code === 'ECANCELED') throw e;
+    throw new BlockError(code, `Block job failed: ${errorText(e)}`, { cause: e });
+  }
 }
 
 async function empty(image: BlockNode): Promise<void> {

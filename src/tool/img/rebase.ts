@@ -1,6 +1,6 @@
 /** `rebase`: another backing file for an image. */
 import type { Backend } from '../../block/backend.js';
-import { findBacking } from '../../block/chain.js';
+import { findInChain } from '../../block/chain.js';
 import { BlockError, errorCode, errorText, messageOf, prepend } from '../../block/errors.js';
 import { completePath } from '../../block/filename.js';
 import type { BlockGraph } from '../../block/graph.js';
@@ -188,7 +188,7 @@ async function newBase(
   } catch (e) {
     throw prepend('Could not resolve backing filename: ', e);
   }
-  const there = await findBacking(image, full);
+  const there = await findInChain(image, full);
   if (there !== undefined) return { node: there, opened: false };
   try {
     const options = asked.backingFormat === undefined ? {} : { driver: asked.backingFormat };
