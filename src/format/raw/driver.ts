@@ -191,7 +191,10 @@ function pastEnd(): BlockError {
 
 async function open(context: OpenContext): Promise<DriverInstance> {
   const options = parseValue(rawOptions, context.options, { from: 'keyval' });
-  const file = await context.openChild('file', { role: Role.data | Role.primary });
+  // The whole file, as it is: what users of the image share, users of the file share.
+  const isWindow = options.offset !== undefined || options.size !== undefined;
+  const role = (isWindow ? Role.data : Role.filtered) | Role.primary;
+  const file = await context.openChild('file', { role });
   const { node } = context;
   try {
     await file.node.refreshLength();

@@ -10,7 +10,7 @@
  * XFS; they are accepted and have no effect.
  */
 import type { CreateContext, Driver, OpenContext } from '../../block/driver.js';
-import { BlockError, errorCode, errorText, withErrno } from '../../block/errors.js';
+import { BlockError, errorCode, errorText, messageOf, withErrno } from '../../block/errors.js';
 import type { Preallocation } from '../../block/types.js';
 import type { HostFile, HostFiles } from '../../host/file.js';
 import { createOptions } from '../../options/create-options.js';
@@ -68,6 +68,8 @@ async function openHostFile(
     return await files.open(path, how);
   } catch (e) {
     const code = errorCode(e);
+    // An engine that cannot be used says so in QEMU's words.
+    if (messageOf(e).startsWith('Unable to use ')) throw e;
     const why =
       how.direct && code === 'EINVAL' ? 'filesystem does not support O_DIRECT' : errorText(e);
     throw new BlockError(code, `Could not open '${path}': ${why}`, { cause: e });

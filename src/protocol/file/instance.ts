@@ -37,6 +37,8 @@ const allDone: PermStep = { commit: async () => undefined, abort: async () => un
  *  F1  `#knownSize` is at most the file's length: the file is cut by this object only.
  *  F2  Every byte of `#dataRun` was data when last seen; writes never make holes, and each
  *      call that does forgets the run afterwards.
+ *  F2a `#holeRun` is set only while nobody can write the file: it is open read-only here, and
+ *      the locks keep other writers out.
  *  F3  Without O_DIRECT a flush that failed once fails for ever: the kernel may have dropped
  *      the pages, so a later success would say nothing.
  */
@@ -51,6 +53,7 @@ export class FileInstance implements DriverInstance {
   #knownSize = 0;
   #flushError: Error | undefined;
   #dataRun = { start: 0, end: 0 };
+  #holeRun = { start: 0, end: 0 };
   // What this file system or device turned out not to offer.
   #noHoles = false;
   #noPunch = false;
@@ -194,6 +197,9 @@ export class FileInstance implements DriverInstance {
     if (offset >= this.#dataRun.start && offset < this.#dataRun.end) {
       return dataRun(offset, Math.min(bytes, this.#dataRun.end - offset));
     }
+    if (offset >= this.#holeRun.start && offset < this.#holeRun.end && this.#isConstant()) {
+      return zeroRun(offset, Math.min(bytes, this.#holeRun.end - offset));
+    }
     const extent = await this.#file.extentAt(offset);
     if (extent === undefined) {
       const size = await this.#file.size();
@@ -209,10 +215,18 @@ export class FileInstance implements DriverInstance {
     }
     const atEnd = extent.bytes % align !== 0 && end >= (await this.#file.size());
     const hole = atEnd ? roundUp(extent.bytes, align) : extent.bytes - (extent.bytes % align);
+    if (hole > 0 && this.#isConstant()) this.#holeRun = { start: offset, end: offset + hole };
     // A hole that is shorter than one block shares that block with data.
     return hole === 0
       ? dataRun(offset, Math.min(bytes, align))
       : zeroRun(offset, Math.min(bytes, hole));
+  }
+
+  /** Whether nobody can write the file (F2a). */
+  #isConstant(): boolean {
+    const { perm, shared } = this.#lockState;
+    const held = this.#init.locking && (shared & Perm.write) === 0 && (perm & writePerms) === 0;
+    return held && this.#isRegular && !this.#file.writable;
   }
 
   /** After bytes may have become a hole (F2). */
