@@ -165,19 +165,9 @@ const nullSkips: Subject['skips'] = {
   reopen: keepsNothing,
   random: keepsNothing,
 };
-const writtenOnce = 'a compressed cluster cannot be written again';
-const compressSkips: Subject['skips'] = {
-  'read-write': writtenOnce,
-  unaligned: writtenOnce,
-  zeroes: writtenOnce,
-  flush: writtenOnce,
-  'close-waits': writtenOnce,
-  random: writtenOnce,
-};
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
-  compress: compressSkips,
   'copy-on-read': { reopen: 'cannot be read-only' },
   memory: {
     flush: 'ends with the node',

@@ -190,7 +190,6 @@ requiresQemu10(qemuIo, 'qemu-img')('random sessions', () => {
       'write -b 7E 512',
       'write -c -P 5 0 64k',
       'write -c 64k 60k',
-      'write -c 0 64k',
       'read -P 5 0 64k',
       'map',
       'info',

@@ -4,7 +4,7 @@
  */
 import { Iov } from '../../lib/iov.js';
 import { BlockError } from '../../block/errors.js';
-import { compressedEntry, Kind, readEntry, writeEntry } from './entry.js';
+import { compressedEntry, readEntry, writeEntry } from './entry.js';
 import { releaseEntry } from './fill.js';
 import type { Qcow2Image } from './image.js';
 import { Run, Source } from './run.js';
@@ -16,8 +16,8 @@ const DEFLATE = { windowBits: 12, level: -1, memLevel: 9 } as const;
 
 /**
  * Stores whole clusters compressed; the last may be short at the end of the disk. No bytes: the
- * stream has ended, nothing to do. ENOTSUP with a data file,
- * EINVAL off a cluster boundary, EIO where a cluster is stored already.
+ * stream has ended, nothing to do. ENOTSUP with a data file, EINVAL off a cluster boundary.
+ * What is stored there already is replaced (QEMU fails with EIO).
  */
 export async function writeCompressed(
   image: Qcow2Image,
@@ -105,10 +105,6 @@ async function storeCluster(
     if (l2.isPressed) await image.writeback.run();
     await writes.settle(guest, g.clusterSize);
     await ensureTable(image, guest);
-    const found = await mapping.lookup(guest, g.clusterSize);
-    // Compression adds to an image and does not overwrite, as QEMU has it.
-    const taken = found.kind === Kind.compressed || (found.kind === Kind.data && found.copied);
-    if (taken) throw new BlockError('EIO');
     host = await alloc.allocateBytes(data.byteLength);
     await image.overlap.check(0, host, data.byteLength);
     image.growth.take(host, data.byteLength);
