@@ -8,7 +8,7 @@
 import { errorText } from '../../block/errors.js';
 import { errnoText } from '../../lib/errno.js';
 import { Iov } from '../../lib/iov.js';
-import { ClusterCounts, ClusterSet } from './check-counts.js';
+import { AREA, ClusterCounts, ClusterSet } from './check-counts.js';
 import type { CheckRun } from './check-run.js';
 import { ReadAhead } from './read-ahead.js';
 import { refcountCodec } from './refcount-codec.js';
@@ -128,7 +128,7 @@ class Comparer {
     const block = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const codec = refcountCodec(run.g.refcountOrder);
     let isChanged = false;
-    for (let cluster = from; cluster < to; cluster++) {
+    for (let cluster = this.#equalUntil(block, from, to); cluster < to; cluster++) {
       const refcount = codec.get(block, cluster - from);
       const references = run.counts.get(cluster);
       if (refcount === references) {
@@ -145,6 +145,30 @@ class Comparer {
       }
     }
     if (isChanged) await run.file.write(offset, Iov.of(bytes.slice()));
+  }
+
+  /**
+   * First cluster from `from` on whose 16-bit refcount may differ from its count; the way that
+   * nearly all blocks take (hot: bench check).
+   */
+  #equalUntil(block: DataView, from: number, to: number): number {
+    const { counts, g } = this.#run;
+    if (g.refcountOrder !== 4) return from;
+    let at = from;
+    while (at < to) {
+      const area = counts.tryBytes(at);
+      if (area === undefined) return at;
+      const stop = Math.min(to, at - (at % AREA) + AREA);
+      let highest = -1;
+      for (; at < stop; at++) {
+        const count = area[at % AREA]!;
+        if (block.getUint16((at - from) * 2) !== count) break;
+        if (count !== 0) highest = at;
+      }
+      if (highest >= 0) this.#highest = highest;
+      if (at < stop) return at;
+    }
+    return to;
   }
 
   /** Clusters that no block covers have refcount 0. */

@@ -5,7 +5,7 @@
 
 /** Clusters of an area; its counts are allocated together. */
 const AREA_BITS = 16;
-const AREA = 1 << AREA_BITS;
+export const AREA = 1 << AREA_BITS;
 /** A byte of this value says that the count is in the map of large ones. */
 const LARGE = 255;
 
@@ -17,6 +17,8 @@ export class ClusterCounts {
   readonly #large = new Map<number, number>();
   /** One past the highest cluster that was counted. */
   end = 0;
+  /** Some cluster is counted more than once. */
+  hasShared = false;
 
   /** How often cluster `index` is counted. */
   get(index: number): number {
@@ -28,6 +30,7 @@ export class ClusterCounts {
 
   set(index: number, count: number): void {
     const area = this.#area(index);
+    if (count > 1) this.hasShared = true;
     if (count < LARGE) {
       area[index & (AREA - 1)] = count;
       this.#large.delete(index);
@@ -46,6 +49,7 @@ export class ClusterCounts {
       const count = area[at]!;
       if (count < LARGE - 1 && count < max) {
         area[at] = count + 1;
+        if (count !== 0) this.hasShared = true;
         return true;
       }
     }
@@ -62,6 +66,11 @@ export class ClusterCounts {
       at = ((at >>> AREA_BITS) + 1) * AREA;
     }
     return at < this.end ? at : Infinity;
+  }
+
+  /** The counts of the area that holds cluster `index`, if they all fit bytes. */
+  tryBytes(index: number): Uint8Array | undefined {
+    return this.#large.size === 0 ? this.#areas[index >>> AREA_BITS] : undefined;
   }
 
   #area(index: number): Uint8Array {

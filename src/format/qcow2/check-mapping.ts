@@ -52,6 +52,7 @@ export class MappingCheck {
       if ((hi & Entry.l1ReservedHi) !== 0 || (lo & Entry.l1ReservedLo) !== 0) {
         run.corrupt(`ERROR found L1 entry with reserved bits set: ${entryHex(hi, lo)}`);
       }
+      if (active && (hi & Entry.copiedHi) === 0) run.hasUncopied = true;
       // An entry of flags alone points to the header, where no L2 table can be: that shows.
       await this.#l2Table(entryOffset(hi, lo), active, ahead);
       if (active && (i & 63) === 0) run.progress(i, entries);
@@ -106,10 +107,12 @@ export class MappingCheck {
     if (offset % clusterSize === 0) run.visited.add(offset / clusterSize);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const walk = new L2Walk(run, view, (from, length, hex) => run.countRange(from, length, hex));
+    const { counts, fileClusters } = run;
     const said = run.record(() => {
-      walk.all();
+      walk.all({ counts, clusters: fileClusters, max: run.g.refcountMax });
     });
     if (active) this.#addStatistics(walk.statistics, 1);
+    if (active && walk.hasUncopied) run.hasUncopied = true;
     for (const index of walk.repaired) await this.#writeEntry(offset, bytes, index);
     if (said !== undefined && walk.repaired.length === 0) this.#findings.set(offset, said);
   }

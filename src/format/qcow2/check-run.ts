@@ -62,6 +62,8 @@ export class CheckRun implements L2Judge {
   structures = new ClusterCounts();
   /** L2 tables whose entries are counted. */
   visited = new ClusterSet();
+  /** An entry of the active tables lacks the copied flag although it names a cluster. */
+  hasUncopied = false;
   snapshots: readonly Qcow2Snapshot[] = [];
   snapshotTableBytes = 0;
   /** The refcount table, big endian, as in the file. */
@@ -158,6 +160,7 @@ export class CheckRun implements L2Judge {
     this.counts = new ClusterCounts();
     this.visited = new ClusterSet();
     this.structures = new ClusterCounts();
+    this.hasUncopied = false;
     this.measureFile();
   }
 

@@ -64,9 +64,8 @@ export async function checkImage(
 ): Promise<CheckOutcome> {
   const run = new CheckRun(target, options);
   try {
-    const hasDiscarded = await checkSnapshotTable(run);
+    const mustRewriteSnapshots = await checkSnapshotTable(run);
     await checkRefcounts(run);
-    const mustRewriteSnapshots = checkEntries(run) || hasDiscarded;
     if (run.fixLeaks || run.fixErrors) await run.file.flush();
     return { result: run.result, snapshots: run.snapshots, mustRewriteSnapshots };
   } catch (e) {
@@ -74,7 +73,7 @@ export async function checkImage(
   }
 }
 
-/** Reads the table into the run; whether entries were cut, so that it must be written again. */
+/** Reads the table into the run; whether it must be written again. */
 async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
   const { fields } = run.target.header;
   const { fixErrors, result } = run;
@@ -114,7 +113,7 @@ async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
   }
   result.corruptions += discarded;
   if (run.snapshots.length !== fields.nb_snapshots) await dropOverhanging(run);
-  return discarded > 0;
+  return checkEntries(run) || discarded > 0;
 }
 
 /** The header says how many snapshots are left; those behind them leak. */
@@ -165,7 +164,10 @@ async function checkRefcounts(run: CheckRun): Promise<void> {
   }
   // Leaks alone: flags are set right only where the refcounts are known to be.
   const isSound = result.checkErrors === 0 && result.corruptions === 0 && result.leaks === 0;
-  await checkCopied(run, compared, fixErrors || (fixLeaks && isSound));
+  // Where all flags are set and each cluster is used once, they are right.
+  if (run.hasUncopied || run.counts.hasShared || !isSound) {
+    await checkCopied(run, compared, fixErrors || (fixLeaks && isSound));
+  }
   result.imageEndOffset = (compared.highest + 1) * run.g.clusterSize;
 }
 
