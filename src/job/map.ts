@@ -40,50 +40,73 @@ export async function* allocationMap(
   node: BlockNode,
   options: MapOptions = {},
 ): AsyncGenerator<readonly MapExtent[]> {
-  const end = Math.min(
-    node.size,
-    (options.start ?? 0) + (options.length ?? Number.MAX_SAFE_INTEGER),
-  );
-  const top = skipFilters(node);
-  let batch: MapExtent[] = [];
-  let current: MapExtent | undefined;
-  for (let at = options.start ?? 0; at < end;) {
+  const start = options.start ?? 0;
+  const end = Math.min(node.size, start + (options.length ?? Number.MAX_SAFE_INTEGER));
+  const walk: Walk = { top: skipFilters(node), at: start, end, current: undefined };
+  while (walk.at < end) {
     if (options.signal?.aborted === true) throw new BlockError('ECANCELED');
-    const next = await extentAt(top, at, end - at);
-    at += next.length;
-    if (current !== undefined && follows(current, next)) {
-      current.length += next.length;
-      continue;
-    }
-    if (batch.length >= BATCH) {
-      yield batch;
-      batch = [];
-    }
-    batch.push((current = next));
+    const batch = await nextBatch(walk);
+    if (batch.length > 0) yield batch;
   }
-  if (batch.length > 0) yield batch;
+  if (walk.current !== undefined) yield [walk.current];
 }
 
-async function extentAt(top: BlockNode, offset: number, most: number): Promise<MapExtent> {
-  let node: BlockNode | undefined = top;
+interface Walk {
+  readonly top: BlockNode;
+  readonly end: number;
+  at: number;
+  /** The last run found, which the next may belong to. */
+  current: MapExtent | undefined;
+}
+
+/** Up to {@link BATCH} runs from where the walk is; the last one stays with the walk. */
+async function nextBatch(walk: Walk): Promise<MapExtent[]> {
+  const { top, end } = walk;
+  const batch: MapExtent[] = [];
+  try {
+    while (walk.at < end && batch.length < BATCH) {
+      const status = await nodeStatus(top, walk.at, end - walk.at, true);
+      const decided = status.bytes > 0 && (status.zero || status.data);
+      const next = decided
+        ? extent(walk.at, status.bytes, 0, status)
+        : await extentBelow(top, walk.at, end - walk.at, status);
+      walk.at += next.length;
+      const { current } = walk;
+      if (current !== undefined && follows(current, next)) {
+        current.length += next.length;
+      } else {
+        if (current !== undefined) batch.push(current);
+        walk.current = next;
+      }
+    }
+  } catch (e) {
+    const text = `Could not read file metadata: ${errorText(e)}`;
+    throw new BlockError(errorCode(e), text, { cause: e });
+  }
+  return batch;
+}
+
+/** The run at `offset`, which `top` itself does not decide: its status there is `first`. */
+async function extentBelow(
+  top: BlockNode,
+  offset: number,
+  most: number,
+  first: BlockStatus,
+): Promise<MapExtent> {
+  let status = first;
   let bytes = most;
   let depth = 0;
-  let status: BlockStatus | undefined;
-  while (node !== undefined) {
-    const answer: BlockStatus = await statusOf(node, offset, bytes);
-    if (answer.bytes === 0) {
-      // Past the end of a shorter backing file.
-      return extent(offset, bytes, depth, undefined, { zero: true, present: true });
-    }
-    bytes = answer.bytes;
-    if (answer.zero || answer.data) {
-      status = answer;
-      break;
-    }
-    node = nextBelow(node);
-    if (node !== undefined) depth++;
+  for (let node = top; ;) {
+    // Past the end of a shorter backing file.
+    if (status.bytes === 0) return zeroes(offset, bytes, depth);
+    bytes = status.bytes;
+    if (status.zero || status.data) return extent(offset, bytes, depth, status);
+    const next = nextBelow(node);
+    if (next === undefined) return { ...zeroes(offset, bytes, depth), zero: false, present: false };
+    node = next;
+    depth++;
+    status = await nodeStatus(node, offset, bytes, true);
   }
-  return extent(offset, bytes, depth, status, undefined);
 }
 
 function nextBelow(node: BlockNode): BlockNode | undefined {
@@ -91,33 +114,24 @@ function nextBelow(node: BlockNode): BlockNode | undefined {
   return next === undefined ? undefined : skipFilters(next);
 }
 
-async function statusOf(node: BlockNode, offset: number, bytes: number): Promise<BlockStatus> {
-  try {
-    return await nodeStatus(node, offset, bytes, true);
-  } catch (e) {
-    const text = `Could not read file metadata: ${errorText(e)}`;
-    throw new BlockError(errorCode(e), text, { cause: e });
-  }
-}
-
-function extent(
-  start: number,
-  length: number,
-  depth: number,
-  status: BlockStatus | undefined,
-  known: { zero: boolean; present: boolean } | undefined,
-): MapExtent {
+function extent(start: number, length: number, depth: number, status: BlockStatus): MapExtent {
+  const { offset } = status;
   return {
     start,
     length,
     depth,
-    present: known?.present ?? status?.allocated ?? false,
-    zero: known?.zero ?? status?.zero ?? false,
-    data: status?.data ?? false,
-    compressed: status?.compressed ?? false,
-    offset: status?.offset,
-    file: status?.offset === undefined ? undefined : status.file,
+    present: status.allocated,
+    zero: status.zero,
+    data: status.data,
+    compressed: status.compressed,
+    offset,
+    file: offset === undefined ? undefined : status.file,
   };
+}
+
+function zeroes(start: number, length: number, depth: number): MapExtent {
+  const rest = { zero: true, data: false, compressed: false, offset: undefined, file: undefined };
+  return { start, length, depth, present: true, ...rest };
 }
 
 function follows(a: MapExtent, b: MapExtent): boolean {
