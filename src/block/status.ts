@@ -167,31 +167,24 @@ export async function chainStatus(
   wantZero = true,
 ): Promise<ChainStatus> {
   const first = await nodeStatus(top, offset, bytes, wantZero);
+  // A status is its asker's own: it takes the depth as it is, without a copy.
+  if (first.bytes === 0 || first.allocated) return Object.assign(first, { depth: 0 });
+  const { eof, bytes: cap } = first;
   let depth = 0;
-  if (first.bytes === 0 || first.allocated) return { ...first, depth };
   let run = first;
-  const eof = first.eof;
-  const cap = first.bytes;
   for (let p = below(top); p !== undefined && p !== base; p = below(p)) {
     if (filtered(p) === undefined) depth++;
     const s = await nodeStatus(p, offset, run.bytes, wantZero);
     if (s.bytes === 0) {
       // Past the end of the shorter backing file the run reads as zeroes, from this layer.
-      return {
-        ...run,
-        zero: true,
-        allocated: true,
-        data: false,
-        offset: undefined,
-        file: p,
-        depth,
-        eof: eof && run.bytes === cap,
-      };
+      const zeroes = { zero: true, allocated: true, data: false, offset: undefined, file: p };
+      return { ...run, ...zeroes, depth, eof: eof && run.bytes === cap };
     }
-    run = { ...s, eof: eof && s.bytes === cap };
-    if (s.allocated) return { ...run, depth };
+    run = s;
+    run.eof = eof && s.bytes === cap;
+    if (s.allocated) return Object.assign(run, { depth });
   }
-  return { ...run, allocated: false, depth };
+  return Object.assign(run, { allocated: false, depth });
 }
 
 /** How many bytes from `offset` have one answer to "is it in the chain above `base`?". */
