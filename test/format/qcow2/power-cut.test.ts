@@ -2,7 +2,7 @@
 // is repaired by the open), holds all that a flush acknowledged, and shows in no place anything
 // that was never written there.
 // Method: random operations with many in flight on simulated disks, power cut after a random number
-// of file operations, sectors and lengths lost, torn and reordered from the seed; every byte is then
+// of file operations, sectors and lengths lost, torn and reordered from the seed; every byte
 // compared with what it may be: its value at the last acknowledged flush, or one written since.
 import { describe, expect, it } from 'vitest';
 import type { Backend } from '../../../src/index.js';
