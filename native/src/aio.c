@@ -85,8 +85,11 @@ static void finish(struct aio *a, const struct io_event *event) {
   a->inflight--;
 }
 
-void aio_reap(struct aio *a) {
-  if (a->inflight == 0) return;
+unsigned aio_inflight(const struct aio *a) { return a->inflight; }
+
+int aio_reap(struct aio *a) {
+  if (a->inflight == 0) return 0;
+  unsigned before = a->inflight;
   struct event_ring *ring = (struct event_ring *)(uintptr_t)a->ctx;
   if (ring->magic == RING_MAGIC && ring->incompat == 0) {
     uint32_t head = ring->head, nr = ring->nr;
@@ -96,7 +99,7 @@ void aio_reap(struct aio *a) {
       head = head + 1 == nr ? 0 : head + 1;
     }
     __atomic_store_n(&ring->head, head, __ATOMIC_RELEASE);
-    return;
+    return (int)(before - a->inflight);
   }
   struct io_event events[64];
   struct timespec zero = {0, 0};
@@ -105,6 +108,7 @@ void aio_reap(struct aio *a) {
     n = syscall(__NR_io_getevents, a->ctx, 0L, 64L, events, &zero);
     for (long i = 0; i < n; i++) finish(a, &events[i]);
   } while (n == 64 || (n < 0 && errno == EINTR));
+  return (int)(before - a->inflight);
 }
 
 bool aio_ready(const struct aio *a) {

@@ -10,6 +10,9 @@
 #define INLINE_BYTES (256 << 10)
 /* A lone request up to here is cheaper copied here than handed over. */
 #define INLINE_LONE_BYTES (1 << 20)
+/* How long to wait for one more completion behind another, and for all. */
+#define GATHER_NS 3000u
+#define GATHER_MOST_NS 50000u
 /* A write inline that took longer may show that writers are being throttled; the next such
  * within SUSPECT_NS, when the thread slept in it (and was not just preempted), proves it: */
 #define WRITE_SLOW_NS 4000000u
@@ -93,43 +96,44 @@ static void route(struct engines *e, int slot, bool tried) {
     pool_push(e->pool, slot, cached && s->op == OP_WRITE ? LANE_BURNS : LANE_SLEEPS);
 }
 
+static void start_all(struct engines *e) {
+  if (e->uring && uring_pending(e->uring)) uring_submit(e->uring);
+  if (e->aio && aio_pending(e->aio)) aio_submit(e->aio);
+  pool_submit(e->pool);
+}
+
+/* What others carry starts first, and runs while this thread copies what it does itself. */
 void submit_queued(struct engines *e) {
   int32_t *header = e->sh->header;
-  int n = header[H_QUEUED];
+  int n = header[H_QUEUED], mine = 0;
   header[H_QUEUED] = 0;
   header[H_BATCH] = (int32_t)((uint32_t)header[H_BATCH] + 1);
   double budget = n == 1 && header[H_INFLIGHT] == 1 ? INLINE_LONE_BYTES : INLINE_BYTES;
-  bool pooled = false;
   for (int i = 0; i < n; i++) {
     int slot = e->sh->sq[i];
     const struct slot *s = &e->sh->slots[slot];
     prepare(e, slot);
-    bool tried = false;
     if ((e->sh->flags[slot] & F_CACHED) && s->op <= OP_WRITE && s->bytes <= budget) {
-      tried = true;
-      if (s->op == OP_READ ? read_inline(e, slot) : write_inline(e, slot)) {
-        budget -= s->bytes;
-        e->stats[S_INLINE]++;
-        continue;
-      }
+      budget -= s->bytes;
+      e->sh->sq[mine++] = slot;
+    } else {
+      route(e, slot, false);
     }
-    route(e, slot, tried);
-    pooled = true;
   }
   if (n > 0) e->stats[S_BATCHES]++;
-  if (e->uring && uring_pending(e->uring)) uring_submit(e->uring);
-  if (e->aio && aio_pending(e->aio)) aio_submit(e->aio);
-  if (pooled) pool_submit(e->pool);
+  start_all(e);
+  for (int i = 0; i < mine; i++) {
+    int slot = e->sh->sq[i];
+    if (e->sh->slots[slot].op == OP_READ ? read_inline(e, slot) : write_inline(e, slot))
+      e->stats[S_INLINE]++;
+    else
+      route(e, slot, true);
+  }
+  if (mine > 0) start_all(e);
 }
 
 bool submit_pending(const struct engines *e) {
   return (e->uring && uring_pending(e->uring)) || (e->aio && aio_pending(e->aio));
-}
-
-void reap_all(struct engines *e) {
-  if (e->uring) uring_reap(e->uring);
-  if (e->aio) aio_reap(e->aio);
-  pool_reap(e->pool);
 }
 
 static bool any_ready(const void *arg) {
@@ -138,7 +142,31 @@ static bool any_ready(const void *arg) {
          pool_ready(e->pool);
 }
 
+static int reap_kernel(struct engines *e) {
+  return (e->uring ? uring_reap(e->uring) : 0) + (e->aio ? aio_reap(e->aio) : 0);
+}
+
+static unsigned kernel_inflight(const struct engines *e) {
+  return (e->uring ? uring_inflight(e->uring) : 0) + (e->aio ? aio_inflight(e->aio) : 0);
+}
+
+/*
+ * Neighbours that the block layer merged complete one after the other within microseconds. To
+ * go on with the first alone would send out single requests ever after, each of which costs
+ * the device as much as all of them merged.
+ */
+void reap_all(struct engines *e) {
+  pool_reap(e->pool);
+  if (reap_kernel(e) == 0 || kernel_inflight(e) == 0) return;
+  uint64_t end = now_ns() + GATHER_MOST_NS;
+  while (kernel_inflight(e) > 0 && glance(GATHER_NS, any_ready, e)) {
+    pool_reap(e->pool);
+    if (reap_kernel(e) == 0 || now_ns() >= end) break;
+  }
+}
+
 bool poll_done(struct engines *e) {
+  if (pool_busy(e->pool)) return false; /* its threads want the CPU */
   bool hit = look_for(&e->polling, any_ready, e);
   if (hit) e->stats[S_POLLS]++;
   return hit;

@@ -5,8 +5,7 @@
 
 /* Looks between two readings of the clock. */
 #define SPINS 16
-/* The first try, and the shortest that is worth it. */
-#define START_NS 50000u
+/* The shortest that is worth it; the first try is the limit. */
 #define LEAST_NS 10000u
 /* A hole in the clock that shows that another thread had this CPU. */
 #define GAP_NS 40000u
@@ -31,8 +30,7 @@ static inline void relax(void) {
 }
 
 void polling_init(struct polling *p, uint64_t limit_ns) {
-  *p = (struct polling){.limit_ns = limit_ns};
-  p->ns = START_NS < limit_ns ? START_NS : limit_ns;
+  *p = (struct polling){.limit_ns = limit_ns, .ns = limit_ns};
 }
 
 /*
@@ -43,7 +41,7 @@ void polling_init(struct polling *p, uint64_t limit_ns) {
 bool look_for(struct polling *p, bool (*ready)(const void *), const void *arg) {
   if (p->limit_ns == 0) return false;
   if (p->rest > 0) {
-    if (--p->rest == 0) p->ns = START_NS < p->limit_ns ? START_NS : p->limit_ns;
+    if (--p->rest == 0) p->ns = p->limit_ns;
     return false;
   }
   uint64_t begin = now_ns(), last = begin;
@@ -70,4 +68,15 @@ bool look_for(struct polling *p, bool (*ready)(const void *), const void *arg) {
     }
     return ready(arg);
   }
+}
+
+bool glance(uint64_t ns, bool (*ready)(const void *), const void *arg) {
+  uint64_t end = now_ns() + ns;
+  do {
+    for (int i = 0; i < SPINS; i++) {
+      if (ready(arg)) return true;
+      relax();
+    }
+  } while (now_ns() < end);
+  return false;
 }

@@ -33,8 +33,14 @@ struct pool {
   int threads, idle, waking;
   bool looking;          /* one idle thread looks for work before it sleeps */
   struct polling look;   /* of that thread */
-  _Atomic int queued;    /* both lanes together, for that thread */
+  _Atomic int queued;    /* all lanes together, for that thread */
+  _Atomic int inflight;  /* pushed and not reaped; written by the loop's thread */
   bool closing;
+  int batched; /* pushed and not yet in a lane; of the loop's thread alone */
+  struct batched {
+    int slot;
+    enum lane lane;
+  } batch[SLOTS];
   pthread_t ids[THREADS_MAX];
   int event;
   _Atomic int done; /* finished slots, newest first; -1: none */
@@ -109,9 +115,16 @@ static bool has_queued(const void *arg) {
   return atomic_load_explicit(&p->queued, memory_order_relaxed) > 0;
 }
 
-/* Under the lock: waits for work. One thread looks for it before it sleeps. */
+bool pool_busy(const struct pool *p) {
+  return atomic_load_explicit(&p->inflight, memory_order_relaxed) > 1;
+}
+
+/*
+ * Under the lock: waits for work. One thread looks for it before it sleeps, if requests come
+ * one at a time: else there is a CPU for each that works, and none for looking.
+ */
 static void await_work(struct pool *p) {
-  if (!p->looking) {
+  if (!p->looking && !pool_busy(p)) {
     p->looking = true;
     pthread_mutex_unlock(&p->lock);
     bool hit = look_for(&p->look, has_queued, p);
@@ -165,6 +178,7 @@ struct pool *pool_open(struct engines *e, uint64_t poll_ns) {
   pthread_cond_init(&p->wake, NULL);
   atomic_init(&p->done, -1);
   atomic_init(&p->queued, 0);
+  atomic_init(&p->inflight, 0);
   polling_init(&p->look, poll_ns);
   long cpus = sysconf(_SC_NPROCESSORS_ONLN);
   for (int i = 0; i < LANES; i++) p->lane[i] = (struct lane_queue){.head = -1, .tail = -1};
@@ -177,9 +191,8 @@ struct pool *pool_open(struct engines *e, uint64_t poll_ns) {
 int pool_fd(const struct pool *p) { return p->event; }
 
 void pool_push(struct pool *p, int slot, enum lane lane) {
-  pthread_mutex_lock(&p->lock);
-  append(p, slot, lane);
-  pthread_mutex_unlock(&p->lock);
+  p->batch[p->batched++] = (struct batched){.slot = slot, .lane = lane};
+  atomic_fetch_add_explicit(&p->inflight, 1, memory_order_relaxed);
   p->e->stats[S_POOL]++;
 }
 
@@ -200,7 +213,10 @@ static bool start_thread(struct pool *p) {
 
 /* Wakes or starts as many threads as there is work for. */
 void pool_submit(struct pool *p) {
+  if (p->batched == 0) return;
   pthread_mutex_lock(&p->lock);
+  for (int i = 0; i < p->batched; i++) append(p, p->batch[i].slot, p->batch[i].lane);
+  p->batched = 0;
   int need = wanted(p) - p->waking - p->looking;
   int wake = need < p->idle - p->waking ? need : p->idle - p->waking;
   for (int i = 0; i < wake; i++) {
@@ -228,6 +244,7 @@ void pool_reap(struct pool *p) {
   while (slot >= 0) {
     int next = p->e->work[slot].next;
     complete(p->e, slot, p->e->work[slot].res);
+    atomic_fetch_sub_explicit(&p->inflight, 1, memory_order_relaxed);
     slot = next;
   }
 }

@@ -23,6 +23,9 @@
 #define IORING_SETUP_TASKRUN_FLAG (1U << 9)
 #define IORING_SQ_TASKRUN (1U << 2)
 #endif
+#ifndef IORING_CQ_EVENTFD_DISABLED
+#define IORING_CQ_EVENTFD_DISABLED (1U << 0)
+#endif
 #ifndef IORING_SETUP_SINGLE_ISSUER
 #define IORING_SETUP_SINGLE_ISSUER (1U << 12)
 #endif
@@ -39,7 +42,7 @@ struct uring {
   bool defer; /* completions are posted only when the thread asks (DEFER_TASKRUN) */
   unsigned inflight; /* submitted and not reaped */
   unsigned *sq_head, *sq_tail, *sq_flags, sq_mask;
-  unsigned *cq_head, *cq_tail, cq_mask;
+  unsigned *cq_head, *cq_tail, *cq_flags, cq_mask;
   struct io_uring_sqe *sqes;
   struct io_uring_cqe *cqes;
   void *ring, *sqe_map;
@@ -48,6 +51,24 @@ struct uring {
 
 static int enter(struct uring *u, unsigned submit, unsigned wait, unsigned flags) {
   return (int)syscall(__NR_io_uring_enter, u->fd, submit, wait, flags, NULL, 0);
+}
+
+/*
+ * As enter() with IORING_ENTER_GETEVENTS, without telling the eventfd of completions that this
+ * very call posts: the caller reaps them. Work that arrives meanwhile sets the flag that
+ * has_deferred() reads; that is looked at after the eventfd is on again, so none is missed.
+ * The kernel orders its flag before its look at ours on x86 only; elsewhere the eventfd stays
+ * on, and wakes the loop once in vain.
+ */
+static int enter_quietly(struct uring *u, unsigned submit) {
+#if defined(__x86_64__)
+  if (u->event >= 0) __atomic_store_n(u->cq_flags, IORING_CQ_EVENTFD_DISABLED, __ATOMIC_RELAXED);
+  int r = enter(u, submit, 0, IORING_ENTER_GETEVENTS);
+  if (u->event >= 0) __atomic_store_n(u->cq_flags, 0, __ATOMIC_SEQ_CST);
+  return r;
+#else
+  return enter(u, submit, 0, IORING_ENTER_GETEVENTS);
+#endif
 }
 
 /* Best flags first; older kernels say EINVAL to what they do not know. */
@@ -98,6 +119,7 @@ static bool map_rings(struct uring *u, const struct io_uring_params *p) {
   u->sq_mask = *(unsigned *)(r + p->sq_off.ring_mask);
   u->cq_head = (unsigned *)(r + p->cq_off.head);
   u->cq_tail = (unsigned *)(r + p->cq_off.tail);
+  u->cq_flags = (unsigned *)(r + p->cq_off.flags);
   u->cq_mask = *(unsigned *)(r + p->cq_off.ring_mask);
   u->sqes = u->sqe_map;
   u->cqes = (struct io_uring_cqe *)(r + p->cq_off.cqes);
@@ -180,9 +202,8 @@ void uring_push(struct uring *u, int slot) {
 }
 
 void uring_submit(struct uring *u) {
-  unsigned flags = u->defer ? IORING_ENTER_GETEVENTS : 0;
   for (unsigned n = queued(u); n > 0; n = queued(u)) {
-    int done = enter(u, n, 0, flags);
+    int done = u->defer ? enter_quietly(u, n) : enter(u, n, 0, 0);
     if (done > 0) {
       u->inflight += (unsigned)done;
       continue;
@@ -199,24 +220,28 @@ static bool has_deferred(const struct uring *u) {
   return u->defer && (__atomic_load_n(u->sq_flags, __ATOMIC_ACQUIRE) & IORING_SQ_TASKRUN);
 }
 
+unsigned uring_inflight(const struct uring *u) { return u->inflight; }
+
 bool uring_ready(const struct uring *u) {
   if (u->inflight == 0) return false;
   return *u->cq_head != __atomic_load_n(u->cq_tail, __ATOMIC_ACQUIRE) || has_deferred(u);
 }
 
-void uring_reap(struct uring *u) {
-  if (u->inflight == 0) return;
+int uring_reap(struct uring *u) {
+  if (u->inflight == 0) return 0;
   /* The kernel posts 20 a call. */
   for (int i = 0; i < SLOTS / 20 && has_deferred(u); i++)
-    enter(u, 0, 0, IORING_ENTER_GETEVENTS);
+    enter_quietly(u, 0);
   unsigned head = *u->cq_head;
   unsigned tail = __atomic_load_n(u->cq_tail, __ATOMIC_ACQUIRE);
+  int count = (int)(tail - head);
   for (; head != tail; head++) {
     const struct io_uring_cqe *cqe = &u->cqes[head & u->cq_mask];
     complete(u->e, (int)cqe->user_data, cqe->res);
     u->inflight--;
   }
   __atomic_store_n(u->cq_head, head, __ATOMIC_RELEASE);
+  return count;
 }
 
 void uring_close(struct uring *u) {

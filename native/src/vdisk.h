@@ -131,6 +131,8 @@ struct engines {
 uint64_t now_ns(void);
 void polling_init(struct polling *p, uint64_t limit_ns);
 bool look_for(struct polling *p, bool (*ready)(const void *), const void *arg);
+/* Looks for at most `ns`, without adapting. */
+bool glance(uint64_t ns, bool (*ready)(const void *), const void *arg);
 
 /* context.c */
 void complete(struct engines *e, int slot, int32_t res);
@@ -149,7 +151,9 @@ struct uring *uring_open(struct engines *e);
 int uring_fd(const struct uring *u);
 void uring_push(struct uring *u, int slot);
 void uring_submit(struct uring *u);
-void uring_reap(struct uring *u);
+/* How many were done. */
+int uring_reap(struct uring *u);
+unsigned uring_inflight(const struct uring *u);
 void uring_woken(struct uring *u);
 bool uring_ready(const struct uring *u);
 bool uring_pending(const struct uring *u);
@@ -160,7 +164,8 @@ struct aio *aio_open(struct engines *e);
 int aio_fd(const struct aio *a);
 void aio_push(struct aio *a, int slot);
 void aio_submit(struct aio *a);
-void aio_reap(struct aio *a);
+int aio_reap(struct aio *a);
+unsigned aio_inflight(const struct aio *a);
 void aio_woken(struct aio *a);
 bool aio_ready(const struct aio *a);
 bool aio_pending(const struct aio *a);
@@ -173,7 +178,10 @@ int pool_fd(const struct pool *p);
  * kernel, and long computations. */
 enum lane { LANE_BURNS, LANE_SLEEPS, LANE_COMPUTES, LANES };
 void pool_push(struct pool *p, int slot, enum lane lane);
+/* Ends a batch of pool_push(), and starts it. */
 void pool_submit(struct pool *p);
+/* More than one request. */
+bool pool_busy(const struct pool *p);
 void pool_reap(struct pool *p);
 void pool_woken(struct pool *p);
 bool pool_ready(const struct pool *p);
