@@ -1,11 +1,12 @@
 /** TLS over a connected socket, with certificates or pre-shared keys. */
 import type { Socket } from 'node:net';
+import { isIP } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { connect as tlsConnect, createSecureContext, TLSSocket as TlsSocket } from 'node:tls';
+import { HostError } from '../file.js';
 import type { TlsCredentials, TlsOptions } from '../socket.js';
-import { toHostError } from './errors.js';
 
-/** Cipher suites that OpenSSL offers for pre-shared keys with forward secrecy first. */
+/** Cipher suites that OpenSSL offers for pre-shared keys, those with forward secrecy first. */
 const PSK_CIPHERS = 'ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:PSK';
 
 function buffer(bytes: Uint8Array | undefined): Buffer | undefined {
@@ -20,6 +21,7 @@ function contextOf(c: TlsCredentials): ReturnType<typeof createSecureContext> {
     ...(x509?.cert === undefined ? {} : { cert: buffer(x509.cert) }),
     ...(x509?.key === undefined ? {} : { key: buffer(x509.key) }),
     ...(x509?.passphrase === undefined ? {} : { passphrase: x509.passphrase }),
+    // Node's callbacks for pre-shared keys are those of TLS 1.2.
     ...(c.psk === undefined ? {} : { ciphers: PSK_CIPHERS, maxVersion: 'TLSv1.2' as const }),
     minVersion: 'TLSv1.2',
   });
@@ -32,62 +34,90 @@ function identityOf(socket: TLSSocket, psk: string | undefined): string | undefi
   return subject?.split('\n').reverse().join(',');
 }
 
+interface Secured {
+  readonly secure: Socket;
+  readonly identity: string | undefined;
+}
+
 /** Runs the handshake; rejects with HostError when it fails. */
-export function wrapTls(
-  socket: Socket,
-  options: TlsOptions,
-): Promise<{ secure: Socket; identity: string | undefined }> {
-  const { credentials } = options;
+export async function wrapTls(socket: Socket, options: TlsOptions): Promise<Secured> {
+  const { credentials, hostname } = options;
+  const { psk, endpoint } = credentials;
+  if (endpoint === 'client' && psk === undefined && hostname === undefined) {
+    throw new HostError('EINVAL', 'No hostname for certificate validation');
+  }
+  let user: string | undefined;
+  const secure =
+    endpoint === 'server'
+      ? serverSocket(socket, credentials, (name) => {
+          user = name;
+        })
+      : tlsConnect({ ...clientOptions(options), socket, secureContext: contextOf(credentials) });
   return new Promise((resolve, reject) => {
-    let user: string | undefined;
-    const secureContext = contextOf(credentials);
-    const { psk } = credentials;
-    const secure =
-      credentials.endpoint === 'server'
-        ? new TlsSocket(socket, {
-            isServer: true,
-            secureContext,
-            requestCert: psk === undefined && credentials.verifyPeer,
-            rejectUnauthorized: psk === undefined && credentials.verifyPeer,
-            ...(psk === undefined
-              ? {}
-              : {
-                  pskCallback: (_socket: TLSSocket, name: string): Uint8Array | null => {
-                    user = name;
-                    return psk.keys.get(name) ?? null;
-                  },
-                }),
-          })
-        : tlsConnect({ socket, secureContext, ...clientOptions(options) });
     const fail = (error: Error): void => {
-      reject(toHostError(error));
+      secure.destroy();
+      reject(handshakeError(error, hostname));
+    };
+    const closed = (): void => {
+      fail(new Error('the peer closed the connection'));
     };
     secure.once('error', fail);
-    secure.once('close', () => {
-      fail(new Error('The peer closed the connection during the TLS handshake'));
-    });
-    const event = credentials.endpoint === 'server' ? 'secure' : 'secureConnect';
-    secure.once(event, () => {
-      const failure = credentials.endpoint === 'server' ? refusal(secure, credentials) : undefined;
+    secure.once('close', closed);
+    secure.once(endpoint === 'server' ? 'secure' : 'secureConnect', () => {
+      const failure = endpoint === 'server' ? refusal(secure, credentials) : undefined;
       if (failure !== undefined) {
-        secure.destroy();
         fail(failure);
         return;
       }
       secure.off('error', fail);
+      secure.off('close', closed);
       resolve({ secure, identity: identityOf(secure, user) });
     });
   });
 }
 
+function handshakeError(error: Error, hostname: string | undefined): HostError {
+  if ('code' in error && error.code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
+    return new HostError('EACCES', `Certificate does not match the hostname ${hostname ?? ''}`);
+  }
+  // OpenSSL's "0A…:error:0A00…:SSL routines:function:reason:file:line:" for people: the reason.
+  const reason = /:SSL routines:[^:]*:([^:]+):/.exec(error.message)?.[1] ?? error.message;
+  return new HostError('EPROTO', `TLS handshake failed: ${reason}`, { cause: error });
+}
+
+function serverSocket(
+  socket: Socket,
+  credentials: TlsCredentials,
+  onUser: (name: string) => void,
+): TLSSocket {
+  const { psk, verifyPeer } = credentials;
+  const common = { isServer: true, secureContext: contextOf(credentials) };
+  if (psk !== undefined) {
+    // Node takes the callback here too; its types know it for servers only.
+    const withPsk = {
+      ...common,
+      pskCallback: (_socket: TLSSocket, name: string): Uint8Array | null => {
+        onUser(name);
+        return psk.keys.get(name) ?? null;
+      },
+    };
+    return new TlsSocket(socket, withPsk);
+  }
+  // Who has no certificate, or one that does not do, is refused when the handshake is over.
+  return new TlsSocket(socket, { ...common, requestCert: verifyPeer, rejectUnauthorized: false });
+}
+
 /** A server that demands certificates checks the outcome itself when it wraps a socket. */
 function refusal(secure: TLSSocket, credentials: TlsCredentials): Error | undefined {
   if (credentials.psk !== undefined || !credentials.verifyPeer) return undefined;
-  if (Object.keys(secure.getPeerCertificate()).length === 0) {
-    return new Error('The client sent no certificate');
+  if (secure.getPeerX509Certificate() === undefined) {
+    return new Error('the client sent no certificate');
   }
+  // The only place where Node keeps the result of OpenSSL's check of a client.
   const { ssl } = secure as TLSSocket & { ssl?: { verifyError(): Error | null } };
-  return ssl?.verifyError() ?? undefined;
+  if (ssl === undefined) return new Error('the connection broke');
+  const problem = ssl.verifyError();
+  return problem === null ? undefined : new Error(problem.message);
 }
 
 function clientOptions(options: TlsOptions): Record<string, unknown> {
@@ -96,13 +126,14 @@ function clientOptions(options: TlsOptions): Record<string, unknown> {
     const [entry] = psk.keys;
     return {
       pskCallback: () => (entry === undefined ? null : { identity: entry[0], psk: entry[1] }),
+      // Who knows the key is the server.
       checkServerIdentity: () => undefined,
     };
   }
-  const name = options.hostname;
+  const name = options.hostname ?? '';
   return {
     rejectUnauthorized: verifyPeer,
-    ...(name === undefined || /^[\d.:]+$/.test(name) ? {} : { servername: name }),
-    ...(name === undefined ? { checkServerIdentity: () => undefined } : { host: name }),
+    host: name,
+    ...(isIP(name) === 0 ? { servername: name } : {}),
   };
 }

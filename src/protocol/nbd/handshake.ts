@@ -408,6 +408,8 @@ async function negotiating<T>(work: Promise<T>): Promise<T> {
     return await work;
   } catch (e) {
     if (!(e instanceof HostError)) throw e;
+    // What TLS says is complete; what broke while a message was awaited needs words before it.
+    if (e.code === 'EACCES' || e.code === 'EINVAL') throw new BlockError(e.code, e.message);
     const text = `Failed to negotiate with the server: ${e.message}`;
     throw new BlockError(e.code, text, { cause: e });
   }

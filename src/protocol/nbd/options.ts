@@ -171,7 +171,6 @@ function parseOld(filename: string): NodeOptions {
 /** The shortest name for the options; undefined when only options can say it. */
 export function nbdFilename(options: NbdOptions): string | undefined {
   const { server } = options;
-  if (options['tls-creds'] !== undefined) return undefined;
   const name = options.export === '' ? '' : `/${encodeURI(options.export)}`;
   if (server.type === 'unix') return `nbd+unix://${name}?socket=${server.path}`;
   if (server.type === 'fd') return undefined;

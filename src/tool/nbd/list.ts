@@ -1,5 +1,4 @@
 /** `--list`: what a server offers, in qemu-nbd's layout. */
-import { BlockError } from '../../block/errors.js';
 import type { TlsCredentials } from '../../host/socket.js';
 import { StreamReader } from '../../host/stream-reader.js';
 import type { NbdListing } from '../../protocol/nbd/handshake.js';
@@ -48,14 +47,10 @@ function tlsStart(
   tls: TlsCredentials | undefined,
 ): Parameters<typeof listExports>[1] {
   if (tls === undefined) return undefined;
-  const hostname = asked.tlsHostname ?? (asked.socket === undefined ? asked.bind : undefined);
-  if (hostname === undefined && tls.x509 !== undefined && asked.socket !== undefined) {
-    throw new BlockError('EINVAL', 'No hostname for certificate validation');
-  }
+  const host = asked.socket === undefined ? (asked.bind ?? '0.0.0.0') : undefined;
+  const hostname = asked.tlsHostname ?? host;
   return async (reader) =>
-    new StreamReader(
-      await reader.stream.startTls({ credentials: tls, hostname: hostname ?? 'localhost' }),
-    );
+    new StreamReader(await reader.stream.startTls({ credentials: tls, hostname }));
 }
 
 function describe(each: NbdListing): string {
