@@ -1,8 +1,9 @@
 /** qcow2, versions 2 and 3. */
+import { reopenNames } from '../../block/node-options.js';
 import type { Driver, DriverInstance, OpenContext } from '../../block/driver.js';
 import { qcow2AmendOptions, qcow2CreateOptions } from './create-options.js';
 import { MAGIC } from './layout.js';
-import { qcow2OptionNames } from './options.js';
+import { qcow2OptionNames, qcow2Options } from './options.js';
 
 async function open(context: OpenContext): Promise<DriverInstance> {
   const [{ openImage }, { Qcow2Instance }] = await Promise.all([
@@ -27,6 +28,7 @@ export const qcow2Driver: Driver = {
   compresses: true,
   storesBitmaps: true,
   optionNames: qcow2OptionNames,
+  reopenOptions: reopenNames(qcow2Options),
   probe,
   open,
   createOptions: qcow2CreateOptions,

@@ -6,6 +6,7 @@ import type {
   ImageInfo,
   ReopenRequest,
   ReopenStep,
+  SnapshotCapability,
   TruncateOptions,
 } from '../../block/driver.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
@@ -15,6 +16,7 @@ import { readData, writeData } from './data-io.js';
 import { Kind } from './entry.js';
 import type { Qcow2Image } from './image.js';
 import { readGuest } from './read.js';
+import { snapshotCapability } from './snapshot-capability.js';
 import { blockStatus } from './status.js';
 import { discard, writeZeroes } from './zero.js';
 
@@ -23,10 +25,12 @@ export class Qcow2Instance implements DriverInstance {
   readonly zeroFlags = Req.mayUnmap | Req.noFallback | Req.writeUnchanged;
   /** For the modules of this driver. */
   readonly image: Qcow2Image;
+  readonly snapshots: SnapshotCapability;
   #stopTimer: (() => void) | undefined;
 
   constructor(image: Qcow2Image) {
     this.image = image;
+    this.snapshots = snapshotCapability(image);
     this.startTimer();
   }
 

@@ -68,6 +68,13 @@ export class L1Table {
     this.#dirty.add(Math.floor((index * 8) / SECTOR));
   }
 
+  /** Sets or clears the copied flag of entry `index`. */
+  setCopied(index: number, copied: boolean): void {
+    const hi = this.#view.getUint32(index * 8);
+    this.#view.setUint32(index * 8, (copied ? hi | Entry.copiedHi : hi & ~Entry.copiedHi) >>> 0);
+    this.#dirty.add(Math.floor((index * 8) / SECTOR));
+  }
+
   /** Copies of the changed parts; they count as clean afterwards. */
   takeDirty(): L1Piece[] {
     const out: L1Piece[] = [];

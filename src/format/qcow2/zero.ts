@@ -1,5 +1,6 @@
 /** Zero writes and discards: changes of L2 entries alone, without data. */
 import { BlockError } from '../../block/errors.js';
+import { chainStatus } from '../../block/status.js';
 import { Req } from '../../block/types.js';
 import type { FreeReason } from './allocate.js';
 import type { L2Entry } from './entry.js';
@@ -27,8 +28,9 @@ import { roundDown, roundUp } from './units.js';
 type Change = (entry: L2Entry) => L2Entry | undefined;
 
 /**
- * The range reads as zeroes afterwards. ENOTSUP where that takes a data write: version 2, parts of
- * a (sub)cluster that hold data. The node splits requests at subclusters.
+ * The range reads as zeroes afterwards. ENOTSUP where that takes a data write: parts of a
+ * (sub)cluster whose rest is not zero, and version 2 over a backing file. Without one, version 2,
+ * which has no zero clusters, gives the clusters up. The node splits requests at subclusters.
  */
 export async function writeZeroes(
   image: Qcow2Image,
@@ -37,7 +39,7 @@ export async function writeZeroes(
   flags: number,
 ): Promise<void> {
   const { g, version } = image;
-  if (version < 3) throw new BlockError('ENOTSUP');
+  if (version < 3 && image.backing !== undefined) throw new BlockError('ENOTSUP');
   let from = guest;
   let to = guest + bytes;
   // The last cluster may reach past the end of the disk.
@@ -54,7 +56,8 @@ export async function writeZeroes(
       from = wholeFrom;
       to = wholeTo;
     }
-    await zeroLocked(image, from, to, flags);
+    if (version < 3) await discardLocked(image, from, to, 'request', false);
+    else await zeroLocked(image, from, to, flags);
   });
 }
 
@@ -62,9 +65,22 @@ export async function writeZeroes(
 async function checkRestIsZero(image: Qcow2Image, from: number, to: number): Promise<void> {
   if (from >= to) return;
   const found = await image.mapping.lookup(from, to - from);
+  if (found.kind === Kind.zero) return;
+  if (found.kind !== Kind.unallocated || !(await isZeroBelow(image, from, to))) {
+    throw new BlockError('ENOTSUP');
+  }
+}
+
+/** Whether the backing chain knows, without reading data, that [from, to) is zero there. */
+async function isZeroBelow(image: Qcow2Image, from: number, to: number): Promise<boolean> {
   const { backing } = image;
-  const absent = found.kind === Kind.unallocated && (backing === undefined || from >= backing.size);
-  if (found.kind !== Kind.zero && !absent) throw new BlockError('ENOTSUP');
+  if (backing === undefined) return true;
+  for (let at = from; at < Math.min(to, backing.size);) {
+    const status = await chainStatus(backing.node, undefined, at, to - at);
+    if (!status.zero || status.bytes === 0) return false;
+    at += status.bytes;
+  }
+  return true;
 }
 
 /** Zeroes whole subclusters; `image.lock` is held and no run lies in the range. */

@@ -19,6 +19,7 @@ import type {
   TruncateOptions,
 } from '../../block/driver.js';
 import type { Child } from '../../block/child.js';
+import { reopenNames } from '../../block/node-options.js';
 import { BlockError, withErrno } from '../../block/errors.js';
 import { bestFormat } from '../../block/open.js';
 import type { BlockLimits, DriverStatus, Preallocation } from '../../block/types.js';
@@ -30,7 +31,7 @@ import { parseValue, t } from '../../options/schema.js';
 
 /** Options of a raw node besides `file` (QMP: BlockdevOptionsRaw). */
 export const rawOptions = t.struct('BlockdevOptionsRaw', {
-  offset: t.optional(t.size({ doc: 'where the image begins in the file, in bytes' })),
+  offset: t.optional(t.size({ doc: 'where the image begins in the file, in bytes', reopen: true })),
   size: t.optional(
     t.size({ doc: 'length of the image in bytes; default: to the end of the file' }),
   ),
@@ -240,6 +241,7 @@ export const rawDriver: Driver = {
   kind: 'format',
   needsFile: true,
   optionNames: ['offset', 'size'],
+  reopenOptions: reopenNames(rawOptions),
   // Any file can be a raw image: recognised where nothing else is.
   probe: () => 1,
   open,

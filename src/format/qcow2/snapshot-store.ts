@@ -1,0 +1,121 @@
+/**
+ * Writing the snapshot table, and finding snapshots in it. Runs inside `image.exclusive`.
+ */
+import { BlockError } from '../../block/errors.js';
+import { Iov } from '../../lib/iov.js';
+import type { Qcow2Image } from './image.js';
+import { checkTable } from './header.js';
+import { Limit } from './layout.js';
+import type { Qcow2Snapshot } from './snapshot-table.js';
+import { encodeSnapshotTable } from './snapshot-table.js';
+import { clustersFor } from './units.js';
+
+/** Fields of the header that change together with the table, in the same sector. */
+export interface HeaderChange {
+  readonly l1_table_offset?: number;
+  readonly l1_size?: number;
+  readonly size?: number;
+}
+
+/**
+ * Writes `snapshots` to a new place, and then the header that names it: one sector, before which
+ * everything else is durable. If it throws, the image has its old table; the new one leaks only
+ * when writing the header failed.
+ */
+export async function storeSnapshots(
+  image: Qcow2Image,
+  snapshots: readonly Qcow2Snapshot[],
+): Promise<void> {
+  const { g, alloc, header } = image;
+  const bytes = encodeSnapshotTable(snapshots);
+  const clusters = clustersFor(g, bytes.length);
+  const host = clusters === 0 ? 0 : await alloc.allocate(clusters);
+  const old = { offset: header.fields.snapshots_offset, bytes: image.overlap.snapshotTableBytes };
+  try {
+    if (clusters > 0) await writeNew(image, host, bytes);
+    await image.writeback.everything();
+    await image.file.flush();
+  } catch (e) {
+    if (clusters > 0 && !image.unusable) await alloc.releaseNow(host, bytes.length);
+    throw e;
+  }
+  await switchHeader(image, { nb_snapshots: snapshots.length, snapshots_offset: host });
+  image.snapshots = snapshots;
+  image.overlap.snapshotTableBytes = bytes.length;
+  if (old.bytes > 0) alloc.free(old.offset, old.bytes, 'snapshot');
+}
+
+/** Writes bytes to clusters that were just allocated. */
+export async function writeNew(image: Qcow2Image, host: number, bytes: Uint8Array): Promise<void> {
+  const { g, overlap, growth } = image;
+  await overlap.check(0, host, bytes.length);
+  growth.take(host, clustersFor(g, bytes.length) * g.clusterSize);
+  await image.writeMeta(host, Iov.of(bytes));
+}
+
+/** Changes fields of the header, durably. If it throws, nobody knows which ones are on disk. */
+export async function switchHeader(
+  image: Qcow2Image,
+  change: HeaderChange & { readonly nb_snapshots?: number; readonly snapshots_offset?: number },
+): Promise<void> {
+  const { fields } = image.header;
+  const before = { ...fields };
+  Object.assign(fields, change);
+  try {
+    await image.writeFields();
+    await image.file.flush();
+  } catch (e) {
+    Object.assign(fields, before);
+    throw e;
+  }
+}
+
+/** The snapshot with this id, else with this name, as commands name them. */
+export function findByKey(
+  snapshots: readonly Qcow2Snapshot[],
+  key: string,
+): Qcow2Snapshot | undefined {
+  return snapshots.find((s) => s.id === key) ?? snapshots.find((s) => s.name === key);
+}
+
+/** The first snapshot that has this id and this name, as far as they are given. */
+export function findByIdAndName(
+  snapshots: readonly Qcow2Snapshot[],
+  id: string | undefined,
+  name: string | undefined,
+): Qcow2Snapshot | undefined {
+  if (id === undefined && name === undefined) return undefined;
+  return snapshots.find(
+    (s) => (id === undefined || s.id === id) && (name === undefined || s.name === name),
+  );
+}
+
+/** An id that no snapshot has: one more than the greatest number among them. */
+export function newSnapshotId(snapshots: readonly Qcow2Snapshot[]): string {
+  let greatest = 0;
+  for (const { id } of snapshots) {
+    const number = Number.parseInt(id, 10);
+    if (Number.isSafeInteger(number) && number > greatest) greatest = number;
+  }
+  return String(greatest + 1);
+}
+
+/** The L1 table of a snapshot. Throws EFBIG or EINVAL when it cannot be one. */
+export async function readSnapshotL1(
+  image: Qcow2Image,
+  snapshot: Qcow2Snapshot,
+): Promise<Uint8Array> {
+  const { l1Offset, l1OffsetRead, l1Size } = snapshot;
+  checkTable('Snapshot L1 table', image.g, {
+    offset: l1Offset,
+    entries: l1Size,
+    entryBytes: 8,
+    maxBytes: Limit.maxL1Bytes,
+  });
+  if (l1OffsetRead !== BigInt(l1Offset)) {
+    throw new BlockError('EINVAL', 'Snapshot L1 table offset invalid');
+  }
+  const bytes = new Uint8Array(l1Size * 8);
+  if (bytes.length > 0) await image.readMeta(l1Offset, Iov.of(bytes));
+  return bytes;
+}
