@@ -20,7 +20,7 @@ import { completePath } from './filename.js';
 import type { BlockGraph } from './graph.js';
 import { defaultFlags } from './node-options.js';
 import { protocolOf } from './open.js';
-import { Perm } from './types.js';
+import { MAX_LENGTH, Perm } from './types.js';
 
 /** What to create. */
 export interface CreateRequest {
@@ -178,6 +178,7 @@ export async function createImage(graph: BlockGraph, prepared: PreparedCreate): 
   const { driver, filename, values, set } = prepared;
   if (driver.create === undefined) throw notCreatable('Format', driver.name);
   try {
+    if ((values.size ?? 0) > MAX_LENGTH) throw new BlockError('EFBIG');
     await driver.create({
       graph,
       host: graph.host,

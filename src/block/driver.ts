@@ -323,6 +323,8 @@ export interface Driver {
   readonly storesBitmaps?: boolean;
   /** Options (keys) of this driver, for "does not support the option" errors; no children. */
   readonly optionNames: readonly string[];
+  /** Of these, what may change while a node is open; see {@link DriverInstance.reopenPrepare}. */
+  readonly reopenOptions?: readonly string[];
   open(context: OpenContext): Promise<DriverInstance>;
   /** Declaration of creation options; absent: images cannot be created. */
   readonly createOptions?: CreateOptionSet;

@@ -23,6 +23,8 @@ import { BlockError } from './errors.js';
 import { filenameOf } from './filename.js';
 import type { BlockNode } from './node.js';
 import { openNode } from './open.js';
+import type { ReopenItem } from './reopen-plan.js';
+import { reopenNodes } from './reopen.js';
 import type { ThrottleGroup } from './throttle-group.js';
 import { applyPerms, childPerms, cumulativePerms } from './permissions.js';
 
@@ -207,6 +209,35 @@ export class BlockGraph {
     await this.closeUnused(edge.node);
   }
 
+  /**
+   * Points `edge` at `to` (undefined: at the node it names already) and takes over how often
+   * that is drained. Permissions are the caller's to see to.
+   */
+  async linkEdge(edge: Child, to: BlockNode | undefined): Promise<void> {
+    if (to !== undefined) {
+      this.#dropParent(edge);
+      edge.node = to;
+    }
+    edge.node.parents.add(edge);
+    for (let i = 0; i < edge.node.quiesced; i++) await edge.parent.drainBegin();
+  }
+
+  /** The reverse of {@link linkEdge}; the node stays open. */
+  async unlinkEdge(edge: Child): Promise<void> {
+    this.#dropParent(edge);
+    await Promise.resolve();
+  }
+
+  #dropParent(edge: Child): void {
+    if (!edge.node.parents.delete(edge)) return;
+    for (let i = 0; i < edge.node.quiesced; i++) edge.parent.drainEnd();
+  }
+
+  /** Runs `fn` when no other change of permissions is under way. */
+  withPermLock<T>(fn: () => Promise<T>): Promise<T> {
+    return this.#permLock.run(fn);
+  }
+
   changePerms(edge: Child, perms: PermPair): Promise<void> {
     return this.#permLock.run(() => applyPerms(new Map([[edge, perms]])));
   }
@@ -261,6 +292,17 @@ export class BlockGraph {
     }
     for (const child of [...node.children.values()].reverse()) await this.detachEdge(child);
     if (failure instanceof Error) throw failure;
+  }
+
+  /**
+   * Reopens nodes with new options, flags or children: all of them, or none when it throws
+   * BlockError or OptionError. Options that are not named get their defaults.
+   */
+  reopen(changes: readonly Omit<ReopenItem, 'keepOld'>[]): Promise<void> {
+    return reopenNodes(
+      this,
+      changes.map((change) => ({ ...change, keepOld: false })),
+    );
   }
 
   /**

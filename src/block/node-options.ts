@@ -1,5 +1,5 @@
 /** Options that each node has, whatever its driver, and how children inherit them. */
-import type { Infer } from '../options/schema.js';
+import type { Decl, Infer } from '../options/schema.js';
 import { parseValue, t } from '../options/schema.js';
 import type { NodeOptions, OpenFlags } from './driver.js';
 import type { DetectZeroes } from './types.js';
@@ -40,6 +40,13 @@ const genericNames = new Set([
   'force-share',
   'detect-zeroes',
 ]);
+
+/** Names of a declaration's fields that may change while a node is open. */
+export function reopenNames({ shape }: Decl): string[] {
+  if (shape.kind !== 'struct') return [];
+  const fields = Object.entries(shape.fields);
+  return fields.filter(([, field]) => field.meta.reopen === true).map(([name]) => name);
+}
 
 /** Splits nested node options into the generic ones (checked) and the driver's own. */
 export function splitGeneric(options: NodeOptions): { generic: GenericOptions; own: NodeOptions } {

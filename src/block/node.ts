@@ -53,6 +53,12 @@ export class BlockNode {
   readOnly: boolean;
   /** During a reopen from read-only to writable. */
   reopeningWritable = false;
+  /** During a reopen from writable to read-only. */
+  losesWriting = false;
+  /** The node that this one was opened for: it is reopened together with it. */
+  inheritsFrom: BlockNode | undefined;
+  /** A filter that a job put in, which users do not see. */
+  implicit = false;
   /** Length in bytes. */
   size = 0;
   limits: BlockLimits = noLimits();

@@ -379,7 +379,10 @@ function makeContext(
   const tryOpenChild = async (key: string, request: ChildRequest): Promise<Child | undefined> => {
     const opened = file?.key === key ? file.node : await openOther(plan, node, own, key, request);
     if (opened === undefined) return undefined;
-    return attach(graph, node, opened, request.name ?? key, request.role);
+    const edge = await attach(graph, node, opened, request.name ?? key, request.role);
+    // A node that was given by name is somebody else's; any other was opened for this one.
+    if (typeof optionAt(plan.own, key) !== 'string') opened.inheritsFrom = node;
+    return edge;
   };
   return {
     graph,
@@ -459,7 +462,8 @@ export function attachChild(
   return attach(graph, parent, node, name, role);
 }
 
-function nodeParent(graph: BlockGraph, node: BlockNode): ChildParent {
+/** `node` as the parent of its edges. */
+export function nodeParent(graph: BlockGraph, node: BlockNode): ChildParent {
   return {
     asNode: node,
     describeParent: () => `node '${node.name}'`,
@@ -472,6 +476,8 @@ function nodeParent(graph: BlockGraph, node: BlockNode): ChildParent {
       // A filter may show another length than its file has; while it opens there is none yet.
       const length = (node.instance as BlockNode['instance'] | undefined)?.length();
       if (typeof length === 'number') node.setSize(length);
+      // One that must wait for its length asks again when it has changed it itself.
+      else void length?.catch(() => undefined);
     },
   };
 }
@@ -508,6 +514,7 @@ async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise
       { protocolOnly: false, chain },
     );
     await attach(plan.graph, node, below, 'backing', Role.cow);
+    below.inheritsFrom = node;
   } catch (e) {
     throw prepend('Could not open backing file: ', e);
   }

@@ -10,7 +10,7 @@
  * them on for a filter.
  */
 import type { Child } from './child.js';
-import type { DriverInstance } from './driver.js';
+import type { DriverInstance, ReopenStep } from './driver.js';
 import type { DriverStatus } from './types.js';
 import { Req } from './types.js';
 
@@ -24,6 +24,12 @@ export function runBelow(file: Child, offset: number, bytes: number): DriverStat
   const nothing = { data: false, zero: false, allocated: false };
   return { ...nothing, bytes, offset, file: file.node, recurse: true };
 }
+
+/** For an instance of which nothing but flags can change while it is open. */
+export const unchangedReopen = async (): Promise<ReopenStep> => ({
+  commit: () => undefined,
+  abort: () => undefined,
+});
 
 /** An instance that passes everything to `file`; closing it needs nothing. */
 export function passThrough(file: Child): DriverInstance {
@@ -39,7 +45,6 @@ export function passThrough(file: Child): DriverInstance {
     blockStatus: async (offset, bytes) => runBelow(file, offset, bytes),
     hasZeroInit: async () => (await file.node.instance.hasZeroInit?.()) ?? false,
     info: async () => (await file.node.instance.info?.()) ?? {},
-    reopenPrepare: async () => ({ commit: () => undefined, abort: () => undefined }),
     close: async () => undefined,
   };
 }

@@ -53,10 +53,16 @@ export function childPerms(node: BlockNode, child: Child, parents: PermPair): Pe
   return child.node.flags.forceShare ? { perm: needs.perm, shared: Perm.all } : needs;
 }
 
-/** Applies `change` and all that follows from it below, or throws and changes nothing (P3). */
-export async function applyPerms(roots: PermChange): Promise<void> {
+/**
+ * Applies `change` and all that follows from it below, or throws and changes nothing (P3).
+ * `also`: nodes that are checked although no edge to them changes (their flags have).
+ */
+export async function applyPerms(
+  roots: PermChange,
+  also: readonly BlockNode[] = [],
+): Promise<void> {
   const change = new Map<Child, PermPair | null>(roots);
-  for (const node of topDown(roots)) {
+  for (const node of topDown(roots, also)) {
     checkConflicts(node, change);
     const total = cumulativePerms(node, change);
     checkReadOnly(node, total.perm);
@@ -64,11 +70,11 @@ export async function applyPerms(roots: PermChange): Promise<void> {
       change.set(child, childPerms(node, child, total));
     }
   }
-  await commit(change);
+  await commit(change, also);
 }
 
 /** Nodes below the changed edges, each after all its changed parents. */
-function topDown(change: PermChange): BlockNode[] {
+function topDown(change: PermChange, also: readonly BlockNode[]): BlockNode[] {
   const order: BlockNode[] = [];
   const seen = new Set<BlockNode>();
   const visit = (node: BlockNode): void => {
@@ -78,40 +84,45 @@ function topDown(change: PermChange): BlockNode[] {
     order.push(node);
   };
   for (const edge of change.keys()) visit(edge.node);
+  for (const node of also) visit(node);
   return order.reverse();
 }
 
 function checkReadOnly(node: BlockNode, perm: number): void {
   const writes = Perm.write | Perm.writeUnchanged;
   if ((perm & writes) === 0 || !node.readOnly || node.reopeningWritable) return;
-  if (node.instance.write === undefined && node.driver.kind !== 'filter') {
-    throw new BlockError('EPERM', 'Block node is read-only');
-  }
-  throw new BlockError('EPERM', 'Block node is read-only');
+  throw new BlockError(
+    'EPERM',
+    node.losesWriting
+      ? `Read-only block node '${node.name}' cannot support read-write users`
+      : 'Block node is read-only',
+  );
 }
 
+/** The newest edge is looked at first, so that the message is the one that QEMU gives. */
 function checkConflicts(node: BlockNode, change: PermChange): void {
-  const edges = [...parentEdges(node, change)];
-  for (const a of edges) {
-    const pa = permsOf(a, change);
-    if (pa === null || !change.has(a)) continue;
-    for (const b of edges) {
-      if (a === b) continue;
-      const pb = permsOf(b, change);
-      if (pb === null) continue;
-      conflict(node, a, pa, b, pb);
+  const edges = [...parentEdges(node, change)].reverse();
+  for (const blocker of edges) {
+    const lets = permsOf(blocker, change);
+    if (lets === null) continue;
+    for (const user of edges) {
+      const needs = permsOf(user, change);
+      if (user === blocker || needs === null) continue;
+      if (!change.has(user) && !change.has(blocker)) continue;
+      if ((needs.perm & ~lets.shared) !== 0) throw conflict(node, user, needs, blocker, lets);
     }
   }
 }
 
-function conflict(node: BlockNode, a: Child, pa: PermPair, b: Child, pb: PermPair): void {
-  const denied = (pa.perm & ~pb.shared) !== 0 ? ([a, pa, b, pb] as const) : undefined;
-  const denies = (pb.perm & ~pa.shared) !== 0 ? ([b, pb, a, pa] as const) : undefined;
-  const found = denied ?? denies;
-  if (found === undefined) return;
-  const [user, needs, blocker, lets] = found;
+function conflict(
+  node: BlockNode,
+  user: Child,
+  needs: PermPair,
+  blocker: Child,
+  lets: PermPair,
+): BlockError {
   const names = permNames(needs.perm & ~lets.shared);
-  throw new BlockError(
+  return new BlockError(
     'EPERM',
     `Permission conflict on node '${node.name}': permissions '${names}' are both required by ` +
       `${user.parent.describeParent()} (uses node '${node.name}' as '${user.name}' child) and ` +
@@ -120,9 +131,12 @@ function conflict(node: BlockNode, a: Child, pa: PermPair, b: Child, pb: PermPai
   );
 }
 
-async function commit(change: ReadonlyMap<Child, PermPair | null>): Promise<void> {
+async function commit(
+  change: ReadonlyMap<Child, PermPair | null>,
+  also: readonly BlockNode[],
+): Promise<void> {
   const steps: PermStep[] = [];
-  const nodes = new Set<BlockNode>();
+  const nodes = new Set<BlockNode>(also);
   for (const edge of change.keys()) nodes.add(edge.node);
   try {
     for (const node of nodes) {

@@ -1,15 +1,26 @@
 /**
- * Changing how open nodes are open: read-only or writable, cache mode, runtime options.
+ * Changing how open nodes are open: read-only or writable, cache mode, runtime options, and
+ * which nodes their children are.
  *
- * Steps: the nodes are drained; each driver prepares, parents before children; the new flags
- * are put in place and permissions are recomputed; then all drivers commit, children before
- * parents. If anything fails before the commits, all is as it was (R1).
+ * Steps: everything concerned is drained; each driver prepares, parents before children; the
+ * new edges and flags are put in place and permissions are recomputed; then all drivers
+ * commit, children before parents.
+ *
+ * Invariant R1: if anything fails before the commits, all is as it was.
  */
+import { Child } from './child.js';
 import type { NodeOptions, OpenFlags, ReopenStep } from './driver.js';
 import { BlockError } from './errors.js';
-import { applyGeneric, isObject, mergeOptions, nestOptions } from './node-options.js';
-import { splitGeneric, storageFlags } from './node-options.js';
+import type { BlockGraph } from './graph.js';
 import type { BlockNode } from './node.js';
+import { nodeParent } from './open.js';
+import type { PermChange } from './permissions.js';
+import { applyPerms, childPerms, cumulativePerms } from './permissions.js';
+import type { PlannedNode, ReopenItem, Replacement } from './reopen-plan.js';
+import { planReopen } from './reopen-plan.js';
+import { Perm, Role } from './types.js';
+
+export type { ReopenItem } from './reopen-plan.js';
 
 /** What is to become different; all else stays. */
 export interface ReopenChange {
@@ -19,85 +30,138 @@ export interface ReopenChange {
   readonly options?: NodeOptions;
 }
 
-interface Planned {
-  readonly node: BlockNode;
-  readonly flags: OpenFlags;
-  /** All options of the node, as they will be. */
-  readonly explicit: NodeOptions;
-  /** The driver's own. */
-  readonly own: NodeOptions;
+/** Reopens `node` and the children opened for it. Throws BlockError or OptionError (R1). */
+export function reopenNode(node: BlockNode, change: ReopenChange): Promise<void> {
+  return reopenNodes(node.graph, [{ node, ...change, keepOld: true }]);
 }
 
-/** Reopens `node` and its storage children. Throws BlockError or OptionError (R1). */
-export async function reopenNode(node: BlockNode, change: ReopenChange): Promise<void> {
-  const { graph } = node;
-  const flags = { ...node.flags, ...change.flags };
-  const plan = planned(node, flags, nestOptions(change.options ?? {}));
-  await graph.drainBegin(node);
-  try {
-    await carryOut(plan);
-  } finally {
-    graph.drainEnd(node);
-  }
-}
-
-/** The node, then its storage children, with what each will be. */
-function planned(node: BlockNode, inherited: OpenFlags, changed: NodeOptions): Planned[] {
-  const explicit = mergeOptions(node.explicitOptions, changed);
-  const { generic, own } = splitGeneric(explicit);
-  const flags = applyGeneric(inherited, generic);
-  const mine: Record<string, unknown> = {};
-  for (const key of Object.keys(own)) {
-    if (node.children.has(key)) continue;
-    if (node.driver.optionNames.includes(key)) mine[key] = own[key];
-    else if (key in changed) {
-      throw new BlockError('EINVAL', `Cannot change the option '${key}'`);
+/** Reopens several nodes at once: all of them or none (R1). Throws BlockError or OptionError. */
+export async function reopenNodes(graph: BlockGraph, items: readonly ReopenItem[]): Promise<void> {
+  const plan = planReopen(items);
+  const held = new Set<BlockNode>();
+  for (const { node, replacements } of plan) {
+    held.add(node);
+    for (const { key, to } of replacements) {
+      const old = node.children.get(key)?.node;
+      if (to !== null) held.add(to);
+      if (old !== undefined) held.add(old);
     }
   }
-  const plan: Planned[] = [{ node, flags, explicit, own: mine }];
-  for (const child of node.children.values()) {
-    if (child.name === 'backing') continue;
-    const below = changed[child.name];
-    const asFormat = node.driver.kind !== 'filter';
-    plan.push(...planned(child.node, storageFlags(flags, asFormat), isObject(below) ? below : {}));
+  for (const node of held) {
+    node.refs++;
+    await graph.drainBegin(node);
   }
-  return plan;
+  try {
+    await carryOut(graph, plan, held);
+  } finally {
+    for (const node of held) graph.drainEnd(node);
+    for (const node of held) await graph.release(node);
+  }
 }
 
-async function carryOut(plan: readonly Planned[]): Promise<void> {
+async function carryOut(
+  graph: BlockGraph,
+  plan: readonly PlannedNode[],
+  held: ReadonlySet<BlockNode>,
+): Promise<void> {
   const steps: ReopenStep[] = [];
-  const before = plan.map(({ node }) => ({
-    node,
-    flags: node.flags,
-    readOnly: node.readOnly,
-    explicit: node.explicitOptions,
-  }));
+  const undo: (() => Promise<void> | void)[] = [];
   try {
     for (const { node, flags, own } of plan) {
       if (node.instance.reopenPrepare === undefined) throw notReopenable(node);
       steps.push(await node.instance.reopenPrepare({ options: own, flags }));
     }
-    for (const { node, flags, explicit } of plan) {
-      node.flags = flags;
-      node.readOnly = !flags.writable;
-      node.explicitOptions = explicit;
+    const removed: Child[] = [];
+    for (const planned of plan) {
+      for (const each of planned.replacements) {
+        undo.push(await replaceChild(graph, planned.node, each, removed));
+      }
+      undo.push(takeOver(planned));
     }
-    const top = plan[0]?.node;
-    if (top !== undefined) await top.graph.refreshPerms(top);
+    await graph.withPermLock(() => refreshAll(plan, held, removed));
   } catch (e) {
-    for (const { node, flags, readOnly, explicit } of before) {
-      node.flags = flags;
-      node.readOnly = readOnly;
-      node.explicitOptions = explicit;
-    }
+    for (const back of undo.reverse()) await back();
     for (const step of steps.reverse()) await step.abort();
     throw e;
   }
+  for (const { node } of plan) node.losesWriting = false;
   for (const step of steps.reverse()) await step.commit();
   for (const { node } of [...plan].reverse()) {
     node.refreshLimits();
     await node.refreshLength();
   }
+}
+
+/** Puts flags and options in place; returns what takes that back. */
+function takeOver({ node, flags, detectZeroes, explicit }: PlannedNode): () => void {
+  const before = {
+    flags: node.flags,
+    readOnly: node.readOnly,
+    detectZeroes: node.detectZeroes,
+    explicitOptions: node.explicitOptions,
+    losesWriting: false,
+  };
+  const readOnly = !flags.writable;
+  const losesWriting = readOnly && !node.readOnly;
+  Object.assign(node, { flags, readOnly, detectZeroes, explicitOptions: explicit, losesWriting });
+  return () => {
+    Object.assign(node, before);
+  };
+}
+
+/** Exchanges, adds or takes away one child, without permissions; returns what takes that back. */
+async function replaceChild(
+  graph: BlockGraph,
+  node: BlockNode,
+  { key, to }: Replacement,
+  removed: Child[],
+): Promise<() => Promise<void>> {
+  const edge = node.children.get(key);
+  if (edge === undefined) {
+    if (to === null) return async () => undefined;
+    const nothing = { perm: 0, shared: Perm.all };
+    const added = new Child(nodeParent(graph, node), key, Role.cow, to, nothing);
+    node.children.set(key, added);
+    await graph.linkEdge(added, undefined);
+    return async () => {
+      node.children.delete(key);
+      await graph.unlinkEdge(added);
+    };
+  }
+  const old = edge.node;
+  const inherited = old.inheritsFrom;
+  if (inherited === node) old.inheritsFrom = undefined;
+  if (to !== null) {
+    await graph.linkEdge(edge, to);
+    return async () => {
+      old.inheritsFrom = inherited;
+      await graph.linkEdge(edge, old);
+    };
+  }
+  node.children.delete(key);
+  await graph.unlinkEdge(edge);
+  removed.push(edge);
+  return async () => {
+    old.inheritsFrom = inherited;
+    node.children.set(key, edge);
+    await graph.linkEdge(edge, undefined);
+  };
+}
+
+/** Permissions of all edges below the planned nodes, and of the nodes that lost or got one. */
+async function refreshAll(
+  plan: readonly PlannedNode[],
+  held: ReadonlySet<BlockNode>,
+  removed: readonly Child[],
+): Promise<void> {
+  const change = new Map<Child, { perm: number; shared: number } | null>();
+  for (const edge of removed) change.set(edge, null);
+  for (const { node } of plan) {
+    const total = cumulativePerms(node);
+    for (const child of node.children.values()) change.set(child, childPerms(node, child, total));
+  }
+  const roots: PermChange = change;
+  await applyPerms(roots, [...held]);
 }
 
 function notReopenable(node: BlockNode): BlockError {

@@ -6,7 +6,7 @@
  */
 import type { Driver } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
-import { passThrough } from '../block/pass-through.js';
+import { passThrough, unchangedReopen } from '../block/pass-through.js';
 import { skipFilters } from '../block/status.js';
 import { Req, Role } from '../block/types.js';
 
@@ -28,6 +28,7 @@ export const compressDriver: Driver = {
     return {
       ...pass,
       limits: () => (clusterSize === undefined ? {} : { requestAlignment: clusterSize }),
+      reopenPrepare: unchangedReopen,
       writeFlags: 0,
       write: (offset, iov) => file.write(offset, iov, Req.compressed),
     };

@@ -9,7 +9,7 @@ import type { Child } from '../block/child.js';
 import type { Driver, OpenContext } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
-import { passThrough } from '../block/pass-through.js';
+import { passThrough, unchangedReopen } from '../block/pass-through.js';
 import { below, chainStatus } from '../block/status.js';
 import { Perm, Req, Role } from '../block/types.js';
 import type { Iov } from '../lib/iov.js';
@@ -65,6 +65,7 @@ export const copyOnReadDriver: Driver = {
         perm: (parents.perm & passed) | Perm.writeUnchanged,
         shared: (parents.shared & passed) | Perm.writeUnchanged,
       }),
+      reopenPrepare: unchangedReopen,
       strongOptions: () => (bottom === undefined ? {} : { bottom: bottom.name }),
     };
   },

@@ -4,7 +4,7 @@
  * for QEMU has none of that name.
  */
 import type { Driver } from '../block/driver.js';
-import { passThrough } from '../block/pass-through.js';
+import { passThrough, unchangedReopen } from '../block/pass-through.js';
 import { Role } from '../block/types.js';
 
 export const passThroughDriver: Driver = {
@@ -14,6 +14,6 @@ export const passThroughDriver: Driver = {
   optionNames: [],
   async open(context) {
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });
-    return passThrough(file);
+    return { ...passThrough(file), reopenPrepare: unchangedReopen };
   },
 };

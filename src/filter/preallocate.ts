@@ -9,6 +9,7 @@
  *  P3  While the filter may preallocate (`active`), nobody else writes to or resizes the file.
  */
 import type { Child } from '../block/child.js';
+import { reopenNames } from '../block/node-options.js';
 import { defaultPerms } from '../block/child.js';
 import type { Driver, DriverInstance, OpenContext } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
@@ -175,6 +176,7 @@ export const preallocateDriver: Driver = {
   kind: 'filter',
   needsFile: true,
   optionNames: ['prealloc-align', 'prealloc-size'],
+  reopenOptions: reopenNames(preallocateOptions),
   async open(context) {
     const options = parseOptions(context.options);
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });

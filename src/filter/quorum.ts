@@ -278,7 +278,6 @@ function makeInstance(
       Reflect.deleteProperty(own, 'children');
       return own;
     },
-    reopenPrepare: async () => ({ commit: () => undefined, abort: () => undefined }),
     close: async () => undefined,
   };
 }

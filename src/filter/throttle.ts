@@ -58,6 +58,7 @@ export const throttleDriver: Driver = {
   kind: 'filter',
   needsFile: true,
   optionNames: ['throttle-group'],
+  reopenOptions: ['throttle-group'],
   async open(context) {
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });
     const limiter = new Limiter(groupOf(context, context.options['throttle-group']));

@@ -65,13 +65,13 @@ export class Program {
     if (print) for (const message of held) this.warning(message);
   }
 
-  /** A warning; texts that bring their own mark are printed as they are. */
+  /** A warning; texts with a mark of their own, and findings of a repair, stand as they are. */
   warning(message: string): void {
     if (this.#held !== undefined && message.startsWith('Failed to flush')) {
       this.#held.push(message);
       return;
     }
-    const marked = message.startsWith('WARNING: ');
+    const marked = /^(?:WARNING: |ERROR |Leaked |Repairing |Rebuilding )/.test(message);
     this.output.err(marked ? `${message}\n` : `${this.name}: warning: ${message}\n`);
   }
 

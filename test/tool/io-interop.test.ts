@@ -159,24 +159,27 @@ requiresQemu10(qemuIo)('random sessions', () => {
 });
 
 requiresQemu10(qemuIo, 'qemu-img')('random sessions', () => {
-  it.each(['', '-o cluster_size=4k', '-o compat=0.10 -b base.raw -F raw', '-b base.raw -F raw'])(
-    'on a qcow2 image (%s)',
-    async (options) => {
-      const random = seededRandom();
-      const pair = folders();
-      const words = options === '' ? [] : options.split(' ');
-      for (const folder of pair) {
-        writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE / 2).fill(0x41));
-        const create = ['create', '-q', '-f', 'qcow2', ...words, 'a.img', String(SIZE)];
-        await runOk('qemu-img', create, { cwd: folder });
-      }
-      expectSame(await both(['-f', 'qcow2', 'a.img'], script(random, 80), pair));
-      const [theirs, ours] = pair.map((folder) => join(folder, 'a.img'));
-      await runOk('qemu-img', ['check', '-q', ours ?? '']);
-      copyFileSync(theirs ?? '', join(pair[1], 'theirs.img'));
-      await runOk('qemu-img', ['compare', '-q', 'a.img', 'theirs.img'], { cwd: pair[1] });
-    },
-  );
+  it.each([
+    '',
+    '-o cluster_size=4k',
+    '-o compat=0.10',
+    '-o compat=0.10 -b base.raw -F raw',
+    '-b base.raw -F raw',
+  ])('on a qcow2 image (%s)', async (options) => {
+    const random = seededRandom();
+    const pair = folders();
+    const words = options === '' ? [] : options.split(' ');
+    for (const folder of pair) {
+      writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE / 2).fill(0x41));
+      const create = ['create', '-q', '-f', 'qcow2', ...words, 'a.img', String(SIZE)];
+      await runOk('qemu-img', create, { cwd: folder });
+    }
+    expectSame(await both(['-f', 'qcow2', 'a.img'], script(random, 80), pair));
+    const [theirs, ours] = pair.map((folder) => join(folder, 'a.img'));
+    await runOk('qemu-img', ['check', '-q', ours ?? '']);
+    copyFileSync(theirs ?? '', join(pair[1], 'theirs.img'));
+    await runOk('qemu-img', ['compare', '-q', 'a.img', 'theirs.img'], { cwd: pair[1] });
+  });
 
   it('on vm state and compressed clusters', async () => {
     const pair = folders();

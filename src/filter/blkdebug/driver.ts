@@ -13,7 +13,7 @@ import type { Driver, DriverInstance, NodeOptions, OpenContext } from '../../blo
 import { defaultPerms } from '../../block/child.js';
 import { BlockError, withErrno } from '../../block/errors.js';
 import { exactFilename } from '../../block/filename.js';
-import { passThrough, runBelow } from '../../block/pass-through.js';
+import { passThrough, runBelow, unchangedReopen } from '../../block/pass-through.js';
 import type { BlockLimits } from '../../block/types.js';
 import { Role } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
@@ -148,6 +148,7 @@ function makeInstance(
       const event = tryDebugEvent(name);
       return event === undefined ? undefined : rules.reached(event);
     },
+    reopenPrepare: unchangedReopen,
     breakpoints: breakpointsOf(rules),
     strongOptions: () => strongOptions(context.options),
     exactFilename: () => nameOf(context, file),

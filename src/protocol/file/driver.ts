@@ -10,6 +10,7 @@
  * XFS; they are accepted and have no effect.
  */
 import type { CreateContext, Driver, OpenContext } from '../../block/driver.js';
+import { reopenNames } from '../../block/node-options.js';
 import { BlockError, errorCode, errorText, messageOf, withErrno } from '../../block/errors.js';
 import type { Preallocation } from '../../block/types.js';
 import type { HostFile, HostFiles } from '../../host/file.js';
@@ -200,6 +201,7 @@ function driver(name: Name): Driver {
     schemes: [name],
     needsFile: false,
     optionNames: fileOptionNames,
+    reopenOptions: reopenNames(fileOptions),
     parseFilename: (filename) => parseFilename(name, filename),
     open: (context) => open(name, context),
   };

@@ -3,7 +3,13 @@
  *
  * Its content ends with the node. Writes past the end make it longer, as with a file.
  */
-import type { Driver, DriverInstance, NodeOptions, OpenContext } from '../../block/driver.js';
+import type {
+  Driver,
+  DriverInstance,
+  NodeOptions,
+  OpenContext,
+  ReopenStep,
+} from '../../block/driver.js';
 import type { DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
 import type { Iov } from '../../lib/iov.js';
@@ -63,6 +69,10 @@ class MemoryInstance implements DriverInstance {
 
   hasZeroInit(): boolean {
     return true;
+  }
+
+  async reopenPrepare(): Promise<ReopenStep> {
+    return { commit: () => undefined, abort: () => undefined };
   }
 
   strongOptions(): NodeOptions {

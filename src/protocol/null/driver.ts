@@ -24,10 +24,7 @@ import { parseValue, t } from '../../options/schema.js';
 export const nullOptions = t.struct('BlockdevOptionsNull', {
   filename: t.optional(t.str({ doc: "only 'null-co://' or 'null-aio://'" })),
   size: t.size({ default: 1024 ** 3, doc: 'length in bytes' }),
-  'latency-ns': t.uint(
-    { bits: 64 },
-    { default: 0, doc: 'nanoseconds until a request completes', reopen: true },
-  ),
+  'latency-ns': t.uint({ bits: 64 }, { default: 0, doc: 'nanoseconds until a request completes' }),
   'read-zeroes': t.bool({ default: false, doc: 'reads give zeroes', since: '4.1' }),
 });
 

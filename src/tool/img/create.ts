@@ -1,6 +1,7 @@
 /** `create`: a new image. */
 import { createImage, creator, prepareCreate } from '../../block/create.js';
 import { prepend } from '../../block/errors.js';
+import { parseSize } from '../../lib/sizes.js';
 import { createHelpTexts, formatCreateHelp } from '../../options/create-options.js';
 import { hasHelp, isOptionList } from '../../options/qemu-opts.js';
 import { command } from '../../options/getopt.js';
@@ -115,10 +116,22 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     return printCreateHelp(program, asked.format, filename);
   }
   if (filename === undefined) throw new UsageError('Expecting image file name');
-  const size = sizeText === undefined ? undefined : sizeArgument('image size', sizeText);
+  const size = sizeText === undefined ? undefined : imageSize(sizeText);
   if (extra !== undefined) throw new UsageError(`Unexpected argument: ${extra}`);
   await makeImage(program, objects, asked, filename, size);
   return 0;
+}
+
+/**
+ * The size of the new image. One beyond vdisk's limit is passed on where it can be written as a
+ * number: the format refuses it in its own words.
+ */
+function imageSize(text: string): number {
+  const size = parseSize(text);
+  if (size.status === 'limit' && BigInt(Number(size.value)) === size.value) {
+    if (size.value < 1n << 63n) return Number(size.value);
+  }
+  return sizeArgument('image size', text);
 }
 
 async function makeImage(
