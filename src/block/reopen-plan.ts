@@ -225,10 +225,8 @@ function checkReplacement(
     );
   }
   if (old !== undefined && node.children.get(key)?.frozen !== undefined) {
-    throw new BlockError(
-      'EPERM',
-      `Cannot change frozen '${key}' link from '${node.name}' to '${old.name}'`,
-    );
+    const ends = `'${node.name}' to '${old.name}'`;
+    throw new BlockError('EPERM', `Cannot change frozen '${key}' link from ${ends}`);
   }
 }
 
