@@ -6,12 +6,15 @@
  * `special`, and what a driver cannot do in `skips`, with the reason: a suite that a driver
  * fails and that is not listed is a failure, one that is listed and would pass is, too.
  */
+import { onTestFinished } from 'vitest';
 import { createImage, prepareCreate } from '../../src/block/create.js';
 import type { Backend, BlockGraph, Driver, Host, NodeOptions, OpenFlags } from '../../src/index.js';
 import { drivers, nodeHost } from '../../src/index.js';
 import { ThrottleGroup } from '../../src/block/throttle-group.js';
+import { NbdExport } from '../../src/export/nbd/export.js';
+import { NbdServer } from '../../src/export/nbd/server.js';
 import { passThroughDriver } from '../../src/filter/pass-through.js';
-import { FakeFiles, fakeHost, testGraph } from '../support/index.js';
+import { FakeFiles, fakeHost, FakeSockets, Random, testGraph } from '../support/index.js';
 
 export type SuiteName =
   | 'read-write'
@@ -86,6 +89,28 @@ function formatSubject(
   };
 }
 
+const nbdAddress = { type: 'unix', path: '/nbd' } as const;
+const socketsOf = new WeakMap<FakeFiles, FakeSockets>();
+
+/** A server in the same process, over simulated sockets, which serves the file. */
+function nbdSubject(driver: Driver): Subject['prepare'] {
+  return async (files, setting) => {
+    files.put(path, setting.bytes);
+    const graph = testGraph({ host: hostWith(files) });
+    const cache = { writeback: true, direct: setting.alignment > 1, noFlush: false };
+    const flags = { writable: true, unmap: true, cache };
+    const backend = await graph.openBackend({ options: { driver: 'raw', file }, flags });
+    const { seed } = setting;
+    const sockets = new FakeSockets(seed === undefined ? undefined : new Random(seed));
+    socketsOf.set(files, sockets);
+    const server = new NbdServer({ sockets, clock: nodeHost().clock });
+    server.add(new NbdExport({ name: '', backend, writable: true, multiConn: true }));
+    await server.listen(nbdAddress);
+    onTestFinished(() => server.close());
+    return { driver: driver.name, server: nbdAddress };
+  };
+}
+
 function filterSubject(driver: Driver, own: NodeOptions = {}): Subject['prepare'] {
   return async (files, setting) => {
     files.put(path, setting.bytes);
@@ -99,7 +124,9 @@ const secret = async (): Promise<Uint8Array> => new TextEncoder().encode('a pass
 
 /** Simulated files under the real clock, for key derivation measures how fast it is. */
 function hostWith(files: FakeFiles): Host {
-  return { ...fakeHost({ files }), clock: nodeHost().clock };
+  const sockets = socketsOf.get(files);
+  const loadSockets = sockets === undefined ? {} : { loadSockets: async () => sockets };
+  return { ...fakeHost({ files }), clock: nodeHost().clock, ...loadSockets };
 }
 
 type Special = (driver: Driver) => Subject['prepare'];
@@ -116,6 +143,7 @@ const special: Record<string, Special> = {
   },
   luks: (driver) =>
     formatSubject(driver, { 'key-secret': 'any', 'iter-time': 10 }, { 'key-secret': 'any' }),
+  nbd: nbdSubject,
   throttle: (driver) => filterSubject(driver, { 'throttle-group': 'none' }),
   blklogwrites: (driver) => async (files, setting) => {
     files.put('/log', 0);
@@ -165,6 +193,7 @@ const nullSkips: Subject['skips'] = {
   reopen: keepsNothing,
   random: keepsNothing,
 };
+const nbdSkips: Subject['skips'] = { resize: 'the server decides the length' };
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
@@ -175,6 +204,7 @@ const skips: Record<string, Subject['skips']> = {
   },
   'null-co': nullSkips,
   'null-aio': nullSkips,
+  nbd: nbdSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };
@@ -190,9 +220,7 @@ function subjectOf(driver: Driver): Subject {
 }
 
 /** Drivers that no simulated file is behind, and which test runs them instead. */
-export const elsewhere: Readonly<Record<string, string>> = {
-  nbd: 'needs a server: test/nbd',
-};
+export const elsewhere: Readonly<Record<string, string>> = {};
 
 /** One for each driver of the catalogue but those that are tested elsewhere, in its order. */
 export const subjects: readonly Subject[] = drivers

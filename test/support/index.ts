@@ -10,6 +10,7 @@ export {
   type FakeOp,
   type Fault,
 } from './fake-host.js';
+export { FakeSockets, streamPair } from './fake-sockets.js';
 export { detachAll, failure, failureCode, filled, readBytes, same, testGraph } from './graphs.js';
 export { binPath, rootPath } from './paths.js';
 export { Random, seededRandom, testSeed } from './random.js';

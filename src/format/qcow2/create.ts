@@ -8,7 +8,7 @@
  */
 import type { Backend } from '../../block/backend.js';
 import type { CreateContext } from '../../block/driver.js';
-import { BlockError, errorText } from '../../block/errors.js';
+import { BlockError, errorText, prepend } from '../../block/errors.js';
 import { Iov } from '../../lib/iov.js';
 import type { CreateParameters } from './create-options.js';
 import { checkCreateOptions } from './create-options.js';
@@ -183,7 +183,11 @@ class ImageWriter {
     const old = this.#file.size;
     const isBacked = dataFile === undefined && preallocation !== 'metadata';
     const prealloc = isBacked ? preallocation : 'off';
-    await this.#file.truncate(Math.max(fileBytes, 0), { exact: false, prealloc });
+    await this.#file
+      .truncate(Math.max(fileBytes, 0), { exact: false, prealloc })
+      .catch((e: unknown) => {
+        throw prepend('Could not resize image: ', e);
+      });
     // A device keeps its length and what was on it.
     const stale = Math.min(old, fileBytes);
     if (stale > 0) await this.#file.writeZeroes(0, stale);

@@ -14,6 +14,7 @@ import { reopenNames } from '../../block/node-options.js';
 import { BlockError, errorCode, errorText, messageOf, withErrno } from '../../block/errors.js';
 import type { Preallocation } from '../../block/types.js';
 import type { HostFile, HostFiles } from '../../host/file.js';
+import { createOnExisting, existingCreateOptions } from '../../block/create-existing.js';
 import { createOptions } from '../../options/create-options.js';
 import { parseValue } from '../../options/schema.js';
 import { hasLocks, ImageLocks, unlocked } from './image-locks.js';
@@ -211,6 +212,8 @@ export const fileDriver: Driver = { ...driver('file'), createOptions: createSet,
 
 export const hostDeviceDriver: Driver = {
   ...driver('host_device'),
+  createOptions: existingCreateOptions,
+  create: (context) => createOnExisting(context, 'host_device'),
   probePath: (_path, kind) => (kind === 'block' || kind === 'char' ? 50 : 0),
 };
 

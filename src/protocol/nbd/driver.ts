@@ -5,6 +5,7 @@
  * `base:allocation`, TLS, several connections where the server allows them, reconnection.
  * Not supported: RESIZE (experimental in the document).
  */
+import { createOnExisting, existingCreateOptions } from '../../block/create-existing.js';
 import type { Driver } from '../../block/driver.js';
 import { nbdOptionNames, parseNbdFilename } from './options.js';
 
@@ -15,5 +16,7 @@ export const nbdDriver: Driver = {
   needsFile: false,
   optionNames: nbdOptionNames,
   parseFilename: parseNbdFilename,
+  createOptions: existingCreateOptions,
+  create: (context) => createOnExisting(context, 'nbd'),
   open: async (context) => (await import('./open.js')).openNbd(context),
 };
