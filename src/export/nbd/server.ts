@@ -145,6 +145,10 @@ export class NbdServer {
     } else if (this.#waiting.length < MAX_WAITING) {
       stream.pause();
       this.#waiting.push(stream);
+      stream.onClose = (): void => {
+        const at = this.#waiting.indexOf(stream);
+        if (at >= 0) this.#waiting.splice(at, 1);
+      };
     } else {
       stream.destroy();
     }
