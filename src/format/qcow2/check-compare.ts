@@ -12,6 +12,7 @@ import { AREA, ClusterCounts, ClusterSet } from './check-counts.js';
 import type { CheckRun } from './check-run.js';
 import { ReadAhead } from './read-ahead.js';
 import { refcountCodec } from './refcount-codec.js';
+import { wordsOf } from './units.js';
 
 /** What to do with mismatches in one comparison. */
 export interface CompareHow {
@@ -69,6 +70,10 @@ export async function compareRefcounts(run: CheckRun, how: CompareHow): Promise<
   const comparer = new Comparer(run, how);
   return comparer.run();
 }
+
+/** Words of {@link wordsOf}: four counts of 1, and two refcounts of 1 in 16 bits. */
+const FOUR_ONES = 0x0101_0101;
+const [TWO_ONES] = wordsOf(Uint8Array.of(0, 1, 0, 1));
 
 class Comparer {
   readonly #run: CheckRun;
@@ -154,16 +159,28 @@ class Comparer {
   #equalUntil(block: DataView, from: number, to: number): number {
     const { counts, g } = this.#run;
     if (g.refcountOrder !== 4) return from;
+    const pairs = wordsOf(block);
     let at = from;
     while (at < to) {
       const area = counts.tryBytes(at);
       if (area === undefined) return at;
       const stop = Math.min(to, at - (at % AREA) + AREA);
       let highest = -1;
-      for (; at < stop; at++) {
+      // Four clusters at a time, as long as each is referenced once and has refcount 1.
+      const fours = wordsOf(area);
+      while (at < stop) {
+        if ((at & 3) === 0 && at + 4 <= stop && fours[(at % AREA) >>> 2] === FOUR_ONES) {
+          const pair = (at - from) >>> 1;
+          if (pairs[pair] === TWO_ONES && pairs[pair + 1] === TWO_ONES) {
+            highest = at + 3;
+            at += 4;
+            continue;
+          }
+        }
         const count = area[at % AREA]!;
         if (block.getUint16((at - from) * 2) !== count) break;
         if (count !== 0) highest = at;
+        at++;
       }
       if (highest >= 0) this.#highest = highest;
       if (at < stop) return at;

@@ -104,3 +104,10 @@ export function roundDown(value: number, unit: number): number {
 export function isOffset(value: number): boolean {
   return value >= 0 && value <= Number.MAX_SAFE_INTEGER;
 }
+
+/** The bytes in the machine's byte order as 32-bit words, as many as are whole. */
+export function wordsOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint32Array {
+  const whole = byteLength >>> 2;
+  if (byteOffset % 4 === 0) return new Uint32Array(buffer, byteOffset, whole);
+  return new Uint32Array(buffer.slice(byteOffset, byteOffset + 4 * whole));
+}
