@@ -8,27 +8,13 @@ import { tmpdir } from 'node:os';
 import { expect, it } from 'vitest';
 import { createGraph, createImage, nodeHost, prepareCreate } from '../../src/index.js';
 import { imgMain } from '../../src/tool/img/main.js';
-import type { IoOutput } from '../../src/tool/io/output.js';
+import { TextOutput } from '../support/text-output.js';
 import { binPath, rootPath, tempDir } from '../support/index.js';
 import type { Answer, Step } from './transcript.js';
 import { answerText, parseTranscript, words, writeTranscript } from './transcript.js';
 
 const folder = join(rootPath(), 'test/tool/golden');
 const recordFrom = process.env['VDISK_RECORD'];
-
-class Text implements IoOutput {
-  stdout = '';
-  stderr = '';
-  out(text: string): void {
-    this.stdout += text;
-  }
-  err(text: string): void {
-    this.stderr += text;
-  }
-  flush(): void {
-    // Nothing is held back.
-  }
-}
 
 /** Runs a step with the real tools. */
 function ask(step: Step, cwd: string): Answer {
@@ -51,7 +37,7 @@ async function answer(step: Step, cwd: string): Promise<Answer> {
     const result = spawnSync(binPath('vdisk-io'), words(step.line), { cwd, encoding: 'utf8' });
     return { stdout: result.stdout, stderr: result.stderr, status: result.status ?? 255 };
   }
-  const text = new Text();
+  const text = new TextOutput();
   const status = await imgMain('vdisk-img', words(step.line), text);
   return { stdout: text.stdout, stderr: text.stderr, status };
 }

@@ -9,7 +9,7 @@ import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { imgMain } from '../../src/tool/img/main.js';
-import type { IoOutput } from '../../src/tool/io/output.js';
+import { TextOutput } from '../support/text-output.js';
 import { binPath, Random, requires, run, runOk, seededRandom, tempDir } from '../support/index.js';
 
 const img = binPath('vdisk-img');
@@ -208,21 +208,6 @@ describe('errors of the machine', () => {
   });
 });
 
-/** Both outputs of a command that runs in this process. */
-class Text implements IoOutput {
-  stdout = '';
-  stderr = '';
-  out(text: string): void {
-    this.stdout += text;
-  }
-  err(text: string): void {
-    this.stderr += text;
-  }
-  flush(): void {
-    // Nothing is held back.
-  }
-}
-
 describe('damaged and foreign input', () => {
   it('is told in lines with the name of the program, and stays as it is', async () => {
     const folder = tempDir();
@@ -243,7 +228,7 @@ describe('damaged and foreign input', () => {
       if (random.chance(0.2)) truncateSync(path, random.int(0, bad.length));
       const before = sha256(path);
       for (const command of ['info', 'map', 'check']) {
-        const text = new Text();
+        const text = new TextOutput();
         const status = await imgMain('vdisk-img', [command, '-f', 'qcow2', path], text);
         const label = `${command} after ${String(i)}: ${text.stderr}`;
         expect([0, 1, 2, 3], label).toContain(status);

@@ -12,8 +12,8 @@ import { tempDir } from '../support/index.js';
 
 class Text implements IoOutput {
   text = '';
-  out(text: string): void {
-    this.text += text;
+  out(text: string | Uint8Array): void {
+    this.text += typeof text === 'string' ? text : new TextDecoder().decode(text);
   }
   err(text: string): void {
     this.text += `!${text}`;

@@ -2,6 +2,7 @@
 import type { MapExtent } from '../../job/map.js';
 import { allocationMap } from '../../job/map.js';
 import { command } from '../../options/getopt.js';
+import { ascii, AsciiLines } from '../ascii-lines.js';
 import { openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
@@ -113,23 +114,51 @@ function collector(program: Program): { add: (text: string) => void; flush: () =
   };
 }
 
+/** The words of a line of JSON behind its length, by depth and flags. */
+function jsonTail({ depth, present, zero, data, compressed }: MapExtent): string {
+  return (
+    `, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}, ` +
+    `"compressed": ${compressed}`
+  );
+}
+
 function jsonPrinter(program: Program): MapPrinter {
-  const { add, flush } = collector(program);
+  const lines = new AsciiLines((bytes) => program.output.out(bytes));
+  const before = ascii('{ "start": ');
+  const length = ascii(', "length": ');
+  const offset = ascii(', "offset": ');
+  const end = ascii('}');
+  const separator = ascii(',\n');
+  const tails = new Map<number, Uint8Array>();
+  const tailOf = (extent: MapExtent): Uint8Array => {
+    const { present, zero, data, compressed } = extent;
+    const flags = (present ? 1 : 0) | (zero ? 2 : 0) | (data ? 4 : 0) | (compressed ? 8 : 0);
+    const key = extent.depth * 16 + flags;
+    const known = tails.get(key);
+    if (known !== undefined) return known;
+    const tail = ascii(jsonTail(extent));
+    tails.set(key, tail);
+    return tail;
+  };
   let first = true;
   return {
-    start: () => add('['),
-    extent: ({ start, length, depth, present, zero, data, compressed, offset }) => {
-      const where = offset === undefined ? '' : `, "offset": ${offset}`;
-      const before = first ? '' : ',\n';
-      add(
-        `${before}{ "start": ${start}, "length": ${length}, "depth": ${depth}, ` +
-          `"present": ${present}, "zero": ${zero}, "data": ${data}, ` +
-          `"compressed": ${compressed}${where}}`,
-      );
+    start: () => lines.text(ascii('[')),
+    extent: (extent) => {
+      if (!first) lines.text(separator);
       first = false;
+      lines.text(before);
+      lines.number(extent.start);
+      lines.text(length);
+      lines.number(extent.length);
+      lines.text(tailOf(extent));
+      if (extent.offset !== undefined) {
+        lines.text(offset);
+        lines.number(extent.offset);
+      }
+      lines.text(end);
     },
-    end: () => add(']\n'),
-    flush,
+    end: () => lines.text(ascii(']\n')),
+    flush: () => lines.flush(),
   };
 }
 

@@ -2,8 +2,8 @@
 import { writeSync } from 'node:fs';
 
 export interface IoOutput {
-  /** Results and most complaints. */
-  out(text: string): void;
+  /** Results and most complaints; bytes are UTF-8, and the caller may reuse them afterwards. */
+  out(text: string | Uint8Array): void;
   /** Errors of the program. */
   err(text: string): void;
   /** Everything written so far has left the process afterwards. */
@@ -26,12 +26,18 @@ export class ProcessOutput implements IoOutput {
     this.#buffered = !isTerminal;
   }
 
-  out(text: string): void {
-    const bytes = Buffer.from(text);
-    this.#held.push(bytes);
-    this.#heldBytes += bytes.length;
-    if (!this.#buffered) this.flush();
-    else if (this.#heldBytes >= BUFFER_BYTES) this.#write(this.#heldBytes % BUFFER_BYTES);
+  out(text: string | Uint8Array): void {
+    const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+    const total = this.#heldBytes + bytes.length;
+    if (!this.#buffered) {
+      writeAll(1, bytes);
+    } else if (total < BUFFER_BYTES) {
+      this.#hold(typeof text === 'string' ? bytes : bytes.slice());
+    } else {
+      const end = bytes.length - (total % BUFFER_BYTES);
+      this.#writeWith(bytes.subarray(0, end));
+      if (end < bytes.length) this.#hold(bytes.slice(end));
+    }
   }
 
   err(text: string): void {
@@ -39,16 +45,20 @@ export class ProcessOutput implements IoOutput {
   }
 
   flush(): void {
-    if (this.#heldBytes > 0) this.#write(0);
+    if (this.#heldBytes > 0) this.#writeWith(new Uint8Array(0));
   }
 
-  /** Writes what is held but for the last `keep` bytes. */
-  #write(keep: number): void {
-    const all = Buffer.concat(this.#held);
-    const rest = all.subarray(all.length - keep);
-    this.#held = keep === 0 ? [] : [rest];
-    this.#heldBytes = keep;
-    writeAll(1, all.subarray(0, all.length - keep));
+  #hold(bytes: Uint8Array): void {
+    this.#held.push(bytes);
+    this.#heldBytes += bytes.length;
+  }
+
+  /** Writes what is held and `more` at once. */
+  #writeWith(more: Uint8Array): void {
+    const all = this.#heldBytes === 0 ? more : Buffer.concat([...this.#held, more]);
+    this.#held = [];
+    this.#heldBytes = 0;
+    writeAll(1, all);
   }
 }
 
