@@ -60,7 +60,7 @@ export interface LuksCreateOptions {
 /** Fills in QEMU's defaults: aes-256, xts, plain64, sha256, 2000 ms; essiv takes sha256. */
 export function luksDefaults(given: Partial<LuksCreateOptions>): LuksCreateOptions {
   const mode = given.mode ?? 'xts';
-  const ivgen = given.ivgen ?? (mode === 'ecb' ? undefined : mode === 'cbc' ? 'essiv' : 'plain64');
+  const ivgen = given.ivgen ?? 'plain64';
   const essivHash = ivgen === 'essiv' ? (given.ivgenHash ?? 'sha256') : given.ivgenHash;
   return {
     cipher: given.cipher ?? 'aes-256',
@@ -343,18 +343,15 @@ export async function createLuks(
 
 function checkCreate(crypto: HostCrypto, options: LuksCreateOptions): void {
   if (!luksHasCipher(options.cipher)) {
-    throw new BlockError('EINVAL', `Unsupported cipher algorithm '${options.cipher}'`);
+    throw new BlockError('EINVAL', `Algorithm '${options.cipher}' not supported`);
   }
   if (options.mode === 'xts' && cipherSizes[options.cipher].block !== 16) {
-    throw new BlockError('EINVAL', `XTS mode requires a cipher with 16-byte blocks`);
+    throw new BlockError('EINVAL', 'Unsupported cipher mode xts');
   }
   for (const hash of [options.hash, options.ivgenHash]) {
     if (hash !== undefined && !crypto.hasHash(hash)) {
       throw new BlockError('ENOTSUP', `Hash algorithm '${hash}' is not supported`);
     }
-  }
-  if (options.iterTimeMs <= 0) {
-    throw new BlockError('EINVAL', "Parameter 'iter-time' must be greater than zero");
   }
 }
 
@@ -394,8 +391,18 @@ async function storePassword(
   await storage.flush();
 }
 
+/** Most rounds that a LUKS header can tell. */
+const MAX_ROUNDS = 0xffff_ffff;
+/** Most rounds that hosts do: OpenSSL counts them in an int. */
+const MAX_HOST_ROUNDS = 0x7fff_ffff;
+
+/** Rounds that take `ms`. Throws ERANGE when there are more than can be stored or done. */
 function rounds(perMs: number, ms: number): number {
-  return Math.min(0xffff_ffff, Math.floor(perMs * ms));
+  const n = Math.floor(perMs * ms);
+  if (n <= MAX_HOST_ROUNDS) return n;
+  const most = n > MAX_ROUNDS ? MAX_ROUNDS : MAX_HOST_ROUNDS;
+  const text = `PBKDF iterations ${String(n)} larger than ${String(most)}`;
+  throw new BlockError('ERANGE', `${text}: Numerical result out of range`);
 }
 
 /** PBKDF2 rounds that this machine does in a millisecond, measured for at least 20 ms. */

@@ -193,7 +193,7 @@ function essivCipher(crypto: HostCrypto, spec: SectorCipherSpec): HostCipher {
   if (cipher === undefined) {
     throw new BlockError(
       'ENOTSUP',
-      `No ${spec.cipher} cipher with key size ${String(salt.byteLength)} available`,
+      `No ${family.toUpperCase()} cipher with key size ${String(salt.byteLength)} available`,
     );
   }
   return cipher;

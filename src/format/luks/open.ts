@@ -8,6 +8,7 @@ import type {
   AmendContext,
   DriverInstance,
   ImageInfo,
+  NodeOptions,
   OpenContext,
   TruncateOptions,
 } from '../../block/driver.js';
@@ -50,15 +51,15 @@ export async function openLuksNode(context: OpenContext): Promise<DriverInstance
   const options = parseValue(luksOptions, own, { from: 'keyval' });
   const storage = childStorage(header ?? file);
   const id = options['key-secret'];
-  if (id === undefined) {
+  if (id === undefined || context.flags.noIo) {
     if (!context.flags.noIo) {
       throw new BlockError('EINVAL', "Parameter 'key-secret' is required for cipher");
     }
-    return new LuksInstance(context.graph, file, await readLuksHeader(storage), undefined);
+    return new LuksInstance(context.graph, file, await readLuksHeader(storage), undefined, id);
   }
   const password = await context.graph.secret(id);
   const volume = await openLuks(await luksHost(context.graph), storage, password);
-  return new LuksInstance(context.graph, file, volume.header, volume);
+  return new LuksInstance(context.graph, file, volume.header, volume, id);
 }
 
 class LuksInstance implements DriverInstance {
@@ -68,13 +69,21 @@ class LuksInstance implements DriverInstance {
   readonly #header: LuksHeader;
   /** Undefined when opened without a password, to look at the header only. */
   readonly #volume: LuksVolume | undefined;
+  readonly #secretId: string | undefined;
   readonly #payload: number;
 
-  constructor(graph: BlockGraph, file: Child, header: LuksHeader, volume: LuksVolume | undefined) {
+  constructor(
+    graph: BlockGraph,
+    file: Child,
+    header: LuksHeader,
+    volume: LuksVolume | undefined,
+    secretId: string | undefined,
+  ) {
     this.#graph = graph;
     this.#file = file;
     this.#header = header;
     this.#volume = volume;
+    this.#secretId = secretId;
     this.#payload = header.payloadOffsetSectors * SECTOR;
     if (this.#payload > file.size) {
       throw new BlockError('EINVAL', 'LUKS payload is overlapping with the end of the file');
@@ -128,6 +137,10 @@ class LuksInstance implements DriverInstance {
   async amend(values: CreateValues, context: AmendContext): Promise<void> {
     const secret = (id: string): Promise<Uint8Array> => this.#graph.secret(id);
     await amendLuks(this.#unlocked(), (name) => values[name], secret, context.force);
+  }
+
+  strongOptions(): NodeOptions {
+    return this.#secretId === undefined ? {} : { 'key-secret': this.#secretId };
   }
 
   /** Guest data reads as noise in a new area, so nothing is known to be zero. */

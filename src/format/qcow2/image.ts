@@ -6,6 +6,8 @@ import type { Host } from '../../host/host.js';
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
 import type { Child } from '../../block/child.js';
+import type { LuksHeader } from '../../block/crypto/luks-header.js';
+import type { LuksVolume } from '../../block/crypto/luks.js';
 import { BlockError } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
@@ -37,8 +39,6 @@ export interface CryptoBlock {
   readonly sectorBytes: number;
   /** LUKS: initialization vectors follow the host offset; AES: the guest offset. */
   readonly hostOffsets: boolean;
-  /** Where the payload begins for the cipher; 0 in qcow2. */
-  readonly payloadOffset: number;
   /** Encrypts `data` in place. */
   encryptSectors(offset: number, data: Uint8Array): void | Promise<void>;
   /** Decrypts `data` in place. */
@@ -71,6 +71,8 @@ export class Qcow2Image {
   size: number;
   snapshots: readonly Qcow2Snapshot[] = [];
   crypto: CryptoBlock | undefined;
+  /** The LUKS header; `volume` when it was unlocked. */
+  luks: { readonly header: LuksHeader; readonly volume: LuksVolume | undefined } | undefined;
 
   // Set by open.ts before the image is used.
   l1!: L1Table;

@@ -4,7 +4,7 @@ import type { Qcow2Image } from './image.js';
 import { Autoclear, Compat, Incompat } from './layout.js';
 import { snapshotInfo } from './snapshot-table.js';
 
-export function imageInfo(image: Qcow2Image): ImageInfo {
+export async function imageInfo(image: Qcow2Image): Promise<ImageInfo> {
   const { g, header, snapshots } = image;
   return {
     clusterSize: g.clusterSize,
@@ -13,12 +13,12 @@ export function imageInfo(image: Qcow2Image): ImageInfo {
     isDirty: image.has(Incompat.dirty),
     isEncrypted: header.fields.crypt_method !== 0,
     ...(snapshots.length > 0 ? { snapshots: snapshots.map(snapshotInfo) } : {}),
-    formatSpecific: { type: 'qcow2', data: specific(image) },
+    formatSpecific: { type: 'qcow2', data: await specific(image) },
   };
 }
 
 /** In the order of the QAPI schema. */
-function specific(image: Qcow2Image): Record<string, unknown> {
+async function specific(image: Qcow2Image): Promise<Record<string, unknown>> {
   const { header, g, version } = image;
   const { fields, extensions } = header;
   const data: Record<string, unknown> = { compat: version >= 3 ? '1.1' : '0.10' };
@@ -33,6 +33,10 @@ function specific(image: Qcow2Image): Record<string, unknown> {
   }
   data['refcount-bits'] = g.refcountBits;
   if (fields.crypt_method === 1) data['encrypt'] = { format: 'aes' };
+  if (image.luks !== undefined) {
+    const { LuksVolume } = await import('../../block/crypto/luks.js');
+    data['encrypt'] = { format: 'luks', ...LuksVolume.describe(image.luks.header) };
+  }
   data['compression-type'] = fields.compression_type === 1 ? 'zstd' : 'zlib';
   return data;
 }

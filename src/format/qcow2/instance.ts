@@ -4,6 +4,7 @@ import type {
   CheckResult,
   DriverInstance,
   ImageInfo,
+  NodeOptions,
   ReopenRequest,
   ReopenStep,
   SnapshotCapability,
@@ -123,8 +124,19 @@ export class Qcow2Instance implements DriverInstance {
   }
 
   hasZeroInit(): boolean {
-    // What was never written reads as zeroes; a data file may hold anything where it is mapped.
-    return !this.image.hasDataFile && this.image.backing === undefined;
+    // What was never written reads as zeroes; a data file may hold anything where it is mapped,
+    // and preallocated clusters decrypt to anything.
+    const { hasDataFile, backing, crypto, l1 } = this.image;
+    if (crypto !== undefined && l1.size > 0 && l1.l2Offset(0) !== 0) return false;
+    return !hasDataFile && backing === undefined;
+  }
+
+  /** Options that the image cannot be opened without: the id of its secret, not the secret. */
+  strongOptions(): NodeOptions {
+    const { encrypt } = this.image.settings;
+    if (typeof encrypt !== 'object' || encrypt === null) return {};
+    const id: unknown = Reflect.get(encrypt, 'key-secret');
+    return id === undefined ? {} : { 'encrypt.key-secret': id };
   }
 
   debugEvent(event: string): Promise<void> | undefined {

@@ -54,8 +54,10 @@ function newRun(
   plan: Plan,
   entry: L2Entry,
 ): Run {
-  const { g } = image;
-  const { first, count, host, isNew, fresh } = place;
+  const { g, crypto } = image;
+  const { first, count, host, isNew } = place;
+  // What the file was never given does not decrypt to zeroes.
+  const fresh = place.fresh && crypto === undefined;
   return new Run({
     first,
     count,

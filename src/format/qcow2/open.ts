@@ -29,7 +29,9 @@ export async function openImage(context: OpenContext): Promise<Qcow2Image> {
     context.node.setBackingHint(header.backingFile, header.extensions.backingFormat ?? '');
   }
   await openDataFile(context, image);
-  await openEncryption(context, image);
+  if (header.fields.crypt_method !== 0 || image.settings.encrypt !== undefined) {
+    await (await import('./encryption.js')).openEncryption(context, image);
+  }
   await readSnapshots(context, image);
   if (image.isWritable && !context.flags.noIo) await prepareForWriting(context, image);
   return image;
@@ -126,30 +128,6 @@ async function openDataFile(context: OpenContext, image: Qcow2Image): Promise<vo
   if (child === undefined) throw new BlockError('EINVAL', "'data-file' is required for this image");
   image.dataFile = child;
   image.dataGrowth = new FileGrowth(child, await growsZeroed(child));
-}
-
-const encryptionNames = ['', 'aes', 'luks'] as const;
-
-async function openEncryption(context: OpenContext, image: Qcow2Image): Promise<void> {
-  const name = encryptionNames[image.header.fields.crypt_method];
-  const given = image.settings.encrypt;
-  const format: unknown =
-    typeof given === 'object' && given !== null ? Reflect.get(given, 'format') : undefined;
-  if (name === '' || name === undefined) {
-    if (typeof format !== 'string') return;
-    throw new BlockError(
-      'EINVAL',
-      `No encryption in image header, but options specified format '${format}'`,
-    );
-  }
-  if (typeof format === 'string' && format !== name) {
-    throw new BlockError(
-      'EINVAL',
-      `Header reported '${name}' encryption format but options specify '${format}'`,
-    );
-  }
-  if (context.flags.noIo) return;
-  throw new BlockError('ENOTSUP', `qcow2 images with ${name} encryption are not supported yet`);
 }
 
 async function readSnapshots(context: OpenContext, image: Qcow2Image): Promise<void> {

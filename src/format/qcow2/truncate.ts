@@ -4,9 +4,10 @@ import { BlockError, prepend, withErrno } from '../../block/errors.js';
 import { zeroIov } from '../../block/request.js';
 import type { Preallocation } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
+import type { L2Entry } from './entry.js';
 import { dataEntry, writeEntry } from './entry.js';
 import type { Qcow2Image } from './image.js';
-import { Autoclear } from './layout.js';
+import { Autoclear, Entry } from './layout.js';
 import { readGuest } from './read.js';
 import { growL1, useWritableSlice } from './tables.js';
 import { clusterIndex, clustersFor, l1EntriesFor, roundUp } from './units.js';
@@ -203,13 +204,20 @@ async function preallocateStep(image: Qcow2Image, at: number, to: number): Promi
   );
   const host = image.hasDataFile ? at : await alloc.allocate(count);
   const fresh = dataGrowth.take(host, count * g.clusterSize);
-  if (!fresh) await image.dataFile.writeZeroes(host, count * g.clusterSize);
-  const all = g.extendedL2 ? 0xffff_ffff : 0;
+  // Zeroes in the file do not decrypt to zeroes: there the entry says that the cluster is zero.
+  const flagged = image.crypto !== undefined && image.version >= 3;
+  if (!fresh && !flagged) await image.dataFile.writeZeroes(host, count * g.clusterSize);
+  const entryOf = (at: number): L2Entry => {
+    if (!flagged) return dataEntry(at, g.extendedL2 ? 0xffff_ffff : 0);
+    if (g.extendedL2) return dataEntry(at, 0, 0xffff_ffff);
+    const entry = dataEntry(at, 0);
+    return { ...entry, lo: (entry.lo | Entry.zeroLo) >>> 0 };
+  };
   const bytes = g.l2EntrySize;
   await useWritableSlice(image, at, (table, index) => {
     const live = l2.touch(table, index * bytes, (index + count) * bytes);
     for (let i = 0; i < count; i++) {
-      writeEntry(g, live.view, index + i, dataEntry(host + i * g.clusterSize, all));
+      writeEntry(g, live.view, index + i, entryOf(host + i * g.clusterSize));
     }
   });
   writeback.noteAllocation(fresh);
