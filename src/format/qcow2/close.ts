@@ -13,7 +13,9 @@ export async function closeImage(image: Qcow2Image): Promise<void> {
     await settle(image);
   } catch (e) {
     if (!(e instanceof BlockError && e.code === 'ENOMEDIUM')) {
-      image.graph.warn(`Failed to flush the L2 table cache: ${errorText(e)}`);
+      const mapped = image.l2.dirtyCount === 0 && !image.l1.isDirty;
+      const what = mapped ? 'refcount block' : 'L2 table';
+      image.graph.warn(`Failed to flush the ${what} cache: ${errorText(e)}`);
     }
     return;
   }

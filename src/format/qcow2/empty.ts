@@ -1,5 +1,6 @@
 /** Emptying an image (after commit), and changing its backing file reference. */
 import { BlockError, withErrno } from '../../block/errors.js';
+import { rewriteHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { roundUp } from './units.js';
 import { discardLocked } from './zero.js';
@@ -35,14 +36,12 @@ export async function changeBackingFile(
   if (name !== null && new TextEncoder().encode(name).length > 1023) {
     throw new BlockError('EINVAL');
   }
-  const before = { name: header.backingFile, format: header.extensions.backingFormat };
-  header.backingFile = name ?? '';
-  header.extensions.backingFormat = format === null || format === '' ? undefined : format;
   try {
-    await image.writeHeader();
+    await rewriteHeader(image, () => {
+      header.backingFile = name ?? '';
+      header.extensions.backingFormat = format === null || format === '' ? undefined : format;
+    });
   } catch (e) {
-    header.backingFile = before.name;
-    header.extensions.backingFormat = before.format;
     throw withErrno('Could not update qcow2 header', e);
   }
   node.setBackingHint(header.backingFile, header.extensions.backingFormat ?? '');

@@ -251,16 +251,16 @@ export function headerGeometry(fields: HeaderRecord): Geometry {
 /**
  * The whole first cluster. Sets `header_length`, `backing_file_offset` and
  * `backing_file_size` of `header.fields` to what is written. Throws BlockError with ENOSPC when
- * extensions and backing name do not fit.
+ * extensions and backing name do not fit. The name begins at `nameFrom` at the earliest.
  */
-export function encodeHeader(header: Qcow2Header): Uint8Array {
+export function encodeHeader(header: Qcow2Header, nameFrom = 0): Uint8Array {
   const { fields } = header;
   const out = new Uint8Array(2 ** fields.cluster_bits);
   const v3 = fields.version >= 3;
   const extensions = encodeExtensions(header.extensions, fields.version, out.length);
   const name = encoder.encode(header.backingFile);
   const length = v3 ? HEADER_LENGTH + header.unknownFields.length : HEADER_V2_LENGTH;
-  const nameAt = length + extensions.length;
+  const nameAt = Math.max(nameFrom, length + extensions.length);
   if (nameAt + name.length > out.length || name.length > Limit.maxBackingName) {
     throw new BlockError('ENOSPC');
   }

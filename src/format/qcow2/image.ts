@@ -16,7 +16,7 @@ import type { MetaCache } from './cache.js';
 import type { ClusterKeeper } from './compressed-read.js';
 import type { FileGrowth } from './growth.js';
 import type { Qcow2Header } from './header.js';
-import { encodeHeader } from './header.js';
+import { storeHeader } from './header-switch.js';
 import { InFlight } from './in-flight.js';
 import type { L1Table } from './l1.js';
 import { encodeFields, HEADER_FIELDS, HEADER_V2_LENGTH, Incompat } from './layout.js';
@@ -182,7 +182,7 @@ export class Qcow2Image {
 
   /** Writes the whole first cluster: fields, extensions, backing name. ENOSPC if it is too long. */
   writeHeader(): Promise<void> {
-    return this.headerLock.run(() => this.file.write(0, Iov.of(encodeHeader(this.header))));
+    return this.headerLock.run(() => storeHeader(this.file, this.header));
   }
 
   /**

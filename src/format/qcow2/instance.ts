@@ -1,5 +1,6 @@
 /** The driver instance: fast paths here, everything else in the modules that the methods name. */
 import type {
+  AmendContext,
   CheckOptions,
   CheckResult,
   DriverInstance,
@@ -12,6 +13,7 @@ import type {
 } from '../../block/driver.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
+import type { CreateValues } from '../../options/create-options.js';
 import type { Iov } from '../../lib/iov.js';
 import { readData, writeData } from './data-io.js';
 import { Kind } from './entry.js';
@@ -151,6 +153,11 @@ export class Qcow2Instance implements DriverInstance {
   async check(options: CheckOptions): Promise<CheckResult> {
     const { runCheck } = await import('./repair.js');
     return runCheck(this.image, options);
+  }
+
+  async amend(values: CreateValues, context: AmendContext): Promise<void> {
+    const { amendImage } = await import('./amend.js');
+    await amendImage(this.image, values, context);
   }
 
   async makeEmpty(): Promise<void> {

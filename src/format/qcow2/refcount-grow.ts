@@ -4,6 +4,7 @@
  */
 import { Iov } from '../../lib/iov.js';
 import { BlockError } from '../../block/errors.js';
+import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
 import { clustersFor, roundUp } from './units.js';
@@ -56,19 +57,12 @@ async function grow(image: Qcow2Image, minEntries: number, from: number): Promis
   const tableOffset = start + plan.blocks * g.clusterSize;
   await image.writeMeta(tableOffset, Iov.of(encode(table)));
   await file.flush();
-  const { fields } = image.header;
-  const before = { ...fields };
-  fields.refcount_table_offset = tableOffset;
-  fields.refcount_table_clusters = plan.tableClusters;
-  try {
-    const switching = file.debugEvent('refblock_alloc_switch_table');
-    if (switching !== undefined) await switching;
-    await image.writeFields();
-    await file.flush();
-  } catch (e) {
-    Object.assign(fields, before);
-    throw e;
-  }
+  const switching = file.debugEvent('refblock_alloc_switch_table');
+  if (switching !== undefined) await switching;
+  await switchHeader(image, {
+    refcount_table_offset: tableOffset,
+    refcount_table_clusters: plan.tableClusters,
+  });
   refcounts.replaceTable(tableOffset, table);
   for (const block of blocks) refcounts.cache.add(block.offset, block.bytes);
   image.alloc.free(old.offset, old.bytes, 'other');

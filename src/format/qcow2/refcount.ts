@@ -148,8 +148,16 @@ export class Refcounts {
     const bits = g.refcountBits;
     const live = this.cache.touch(block, Math.floor((from * bits) / 8), Math.ceil((to * bits) / 8));
     for (let i = from; i < to; i++) {
-      const value = this.#codec.get(live.view, i) + delta;
+      const before = this.#codec.get(live.view, i);
+      const value = before + delta;
       if (value < 0 || value > g.refcountMax) return i - from;
+      if (before >= Number.MAX_SAFE_INTEGER) {
+        // 64 bits that a number does not hold exactly.
+        const exact = live.view.getBigUint64(i * 8) + BigInt(delta);
+        if (exact !== BigInt.asUintN(64, exact)) return i - from;
+        live.view.setBigUint64(i * 8, exact);
+        continue;
+      }
       this.#codec.set(live.view, i, value);
       if (value === 0) addCluster(freed, cluster + i - from);
     }

@@ -3,24 +3,17 @@
  */
 import { BlockError } from '../../block/errors.js';
 import { Iov } from '../../lib/iov.js';
-import type { Qcow2Image } from './image.js';
 import { checkTable } from './header.js';
+import { switchHeader } from './header-switch.js';
+import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
 import type { Qcow2Snapshot } from './snapshot-table.js';
-import { encodeSnapshotTable } from './snapshot-table.js';
+import { asWritten, encodeSnapshotTable } from './snapshot-table.js';
 import { clustersFor } from './units.js';
-
-/** Fields of the header that change together with the table, in the same sector. */
-export interface HeaderChange {
-  readonly l1_table_offset?: number;
-  readonly l1_size?: number;
-  readonly size?: number;
-}
 
 /**
  * Writes `snapshots` to a new place, and then the header that names it: one sector, before which
- * everything else is durable. If it throws, the image has its old table; the new one leaks only
- * when writing the header failed.
+ * everything else is durable. If it throws, the image has its old table.
  */
 export async function storeSnapshots(
   image: Qcow2Image,
@@ -35,12 +28,12 @@ export async function storeSnapshots(
     if (clusters > 0) await writeNew(image, host, bytes);
     await image.writeback.everything();
     await image.file.flush();
+    await switchHeader(image, { nb_snapshots: snapshots.length, snapshots_offset: host });
   } catch (e) {
     if (clusters > 0 && !image.unusable) await alloc.releaseNow(host, bytes.length);
     throw e;
   }
-  await switchHeader(image, { nb_snapshots: snapshots.length, snapshots_offset: host });
-  image.snapshots = snapshots;
+  image.snapshots = snapshots.map(asWritten);
   image.overlap.snapshotTableBytes = bytes.length;
   if (old.bytes > 0) alloc.free(old.offset, old.bytes, 'snapshot');
 }
@@ -51,23 +44,6 @@ export async function writeNew(image: Qcow2Image, host: number, bytes: Uint8Arra
   await overlap.check(0, host, bytes.length);
   growth.take(host, clustersFor(g, bytes.length) * g.clusterSize);
   await image.writeMeta(host, Iov.of(bytes));
-}
-
-/** Changes fields of the header, durably. If it throws, nobody knows which ones are on disk. */
-export async function switchHeader(
-  image: Qcow2Image,
-  change: HeaderChange & { readonly nb_snapshots?: number; readonly snapshots_offset?: number },
-): Promise<void> {
-  const { fields } = image.header;
-  const before = { ...fields };
-  Object.assign(fields, change);
-  try {
-    await image.writeFields();
-    await image.file.flush();
-  } catch (e) {
-    Object.assign(fields, before);
-    throw e;
-  }
 }
 
 /** The snapshot with this id, else with this name, as commands name them. */

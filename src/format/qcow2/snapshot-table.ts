@@ -18,7 +18,7 @@ import {
   SNAPSHOT_FIXED_LENGTH,
 } from './layout.js';
 import type { HostOffset } from './units.js';
-import { isOffset, roundUp } from './units.js';
+import { roundUp } from './units.js';
 
 /** One internal snapshot; sizes in bytes, `l1Size` counts entries. */
 export interface Qcow2Snapshot {
@@ -256,13 +256,14 @@ function encodeEntry(snapshot: Qcow2Snapshot, out: Uint8Array, start: number): v
   }
 }
 
+/** The snapshot as it is in the image once it was written. */
+export function asWritten(snapshot: Qcow2Snapshot): Qcow2Snapshot {
+  const extraDataSize = SNAPSHOT_EXTRA_LENGTH + snapshot.unknownExtra.length;
+  return { ...snapshot, extraDataSize, l1OffsetRead: BigInt(snapshot.l1Offset) };
+}
+
 /** The public face of a snapshot. */
 export function snapshotInfo(snapshot: Qcow2Snapshot): SnapshotInfo {
   const { id, name, vmStateSize, dateSec, dateNsec, vmClockNsec, icount, diskSize } = snapshot;
   return { id, name, vmStateSize, dateSec, dateNsec, vmClockNsec, icount, diskSize };
-}
-
-/** Whether the snapshot's sizes are such that vdisk can work with them. */
-export function hasUsableSizes(snapshot: Qcow2Snapshot): boolean {
-  return isOffset(snapshot.diskSize) && isOffset(snapshot.vmStateSize);
 }

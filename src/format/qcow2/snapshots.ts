@@ -12,6 +12,7 @@
  */
 import type { SnapshotCapability, SnapshotInfo } from '../../block/driver.js';
 import { BlockError, prepend, withErrno } from '../../block/errors.js';
+import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
 import { addReferences, clearL1Flags, dropReferences, refreshFlags } from './snapshot-refs.js';
@@ -21,7 +22,6 @@ import {
   newSnapshotId,
   readSnapshotL1,
   storeSnapshots,
-  switchHeader,
   writeNew,
 } from './snapshot-store.js';
 import type { Qcow2Snapshot } from './snapshot-table.js';
@@ -61,7 +61,9 @@ export async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Pr
       if (clusters > 0) await writeNew(image, host, copy);
       await storeSnapshots(image, [...snapshots, snapshot]);
     } catch (e) {
-      await undoCreate(image, shared ? view : undefined, host, copy.length);
+      // Where counts have no room the new table stays behind, as QEMU's does, whose `check` is told.
+      const left = e instanceof BlockError && e.code === 'EINVAL' && !shared;
+      if (!left) await takeBack(image, shared ? view : undefined, host, copy.length);
       throw e;
     }
     if (wanted.vmStateSize > 0) await forgetVmState(image, wanted.vmStateSize);
@@ -70,8 +72,8 @@ export async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Pr
   });
 }
 
-/** The references are given back as far as that goes; what is left over leaks. */
-async function undoCreate(
+/** New references and a new L1 table are given back as far as that goes; the rest leaks. */
+async function takeBack(
   image: Qcow2Image,
   shared: DataView | undefined,
   host: number,
@@ -147,14 +149,21 @@ async function applyLocked(image: Qcow2Image, key: string): Promise<void> {
   bytes.set(saved);
   const view = new DataView(bytes.buffer);
   clearL1Flags(view);
-  await addReferences(image, view);
   const clusters = clustersFor(g, bytes.length);
   const host = clusters === 0 ? 0 : await alloc.allocate(clusters);
-  if (clusters > 0) await writeNew(image, host, bytes);
-  await image.writeback.everything();
-  await image.file.flush();
   const old = { view: new DataView(l1.bytes.slice().buffer), offset: l1.offset };
-  await switchHeader(image, { l1_table_offset: host, l1_size: entries, size: diskSize });
+  let shared = false;
+  try {
+    await addReferences(image, view);
+    shared = true;
+    if (clusters > 0) await writeNew(image, host, bytes);
+    await image.writeback.everything();
+    await image.file.flush();
+    await switchHeader(image, { l1_table_offset: host, l1_size: entries, size: diskSize });
+  } catch (e) {
+    await takeBack(image, shared ? view : undefined, host, bytes.length);
+    throw e;
+  }
   l1.replace(host, bytes);
   image.size = diskSize;
   image.mapping.forget();

@@ -6,8 +6,9 @@
  * it can be written, because the writeback flushes in between (W2 in driver.ts).
  */
 import { Iov } from '../../lib/iov.js';
-import { BlockError, errorCode, messageOf } from '../../block/errors.js';
+import { BlockError } from '../../block/errors.js';
 import type { MetaTable } from './cache.js';
+import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
 import { hex } from './mapping.js';
@@ -137,19 +138,13 @@ export async function growL1(image: Qcow2Image, entries: number, exact: boolean)
   try {
     await image.writeback.alone(() => replaceL1(image, size, host));
   } catch (e) {
-    // Once the header may name the new table on disk, its clusters rather leak.
-    if (!image.unusable && !(e instanceof HeaderError)) {
-      await alloc.releaseNow(host, clusters * image.g.clusterSize);
-    }
+    if (!image.unusable) await alloc.releaseNow(host, clusters * image.g.clusterSize);
     throw e;
   }
 }
 
-/** The header could not be switched, or nobody knows whether it was. */
-class HeaderError extends BlockError {}
-
 async function replaceL1(image: Qcow2Image, size: number, host: number): Promise<void> {
-  const { l1, g, file, overlap, growth, alloc, header } = image;
+  const { l1, g, file, overlap, growth, alloc } = image;
   const bytes = new Uint8Array(size * 8);
   bytes.set(l1.bytes);
   await overlap.check(0, host, bytes.byteLength);
@@ -160,20 +155,10 @@ async function replaceL1(image: Qcow2Image, size: number, host: number): Promise
   if (event !== undefined) await event;
   await image.writeMeta(host, Iov.of(bytes));
   await file.flush();
-  const { fields } = header;
-  const before = { ...fields };
-  fields.l1_table_offset = host;
-  fields.l1_size = size;
-  try {
-    const activate = file.debugEvent('l1_grow_activate_table');
-    if (activate !== undefined) await activate;
-    await image.writeFields();
-    await file.flush();
-  } catch (e) {
-    Object.assign(fields, before);
-    throw new HeaderError(errorCode(e), messageOf(e), { cause: e });
-  }
-  const old = { offset: before.l1_table_offset, bytes: before.l1_size * 8 };
+  const old = { offset: l1.offset, bytes: l1.bytes.length };
+  const activate = file.debugEvent('l1_grow_activate_table');
+  if (activate !== undefined) await activate;
+  await switchHeader(image, { l1_table_offset: host, l1_size: size });
   l1.replace(host, bytes);
   image.mapping.forget();
   overlap.reset();

@@ -6,6 +6,7 @@ import type { Preallocation } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import type { L2Entry } from './entry.js';
 import { dataEntry, writeEntry } from './entry.js';
+import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Autoclear, Entry } from './layout.js';
 import { readGuest } from './read.js';
@@ -37,18 +38,14 @@ export async function truncateImage(
   await image.exclusive(async () => {
     if (bytes < size) await shrink(image, bytes, options.exact);
     else await grow(image, bytes, options);
-    image.size = bytes;
-    image.header.fields.size = bytes;
     try {
       await image.writeback.everything();
       await image.file.flush();
-      await image.writeFields();
-      await image.file.flush();
+      await switchHeader(image, { size: bytes });
     } catch (e) {
-      image.size = size;
-      image.header.fields.size = size;
       throw withErrno('Failed to update the image size', e);
     }
+    image.size = bytes;
     if (bytes < size) await shrinkFile(image);
   });
 }

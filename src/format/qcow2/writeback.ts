@@ -41,6 +41,8 @@ export class Writeback {
   /** What is mapped next needs refcounts, or data, to be durable first. */
   #needsRefcounts = false;
   #needsData = false;
+  /** Tables of snapshots are changed as well: they are no danger to themselves. */
+  hasInactiveTables = false;
   /** Step C of past runs. */
   readonly #releasing = new Set<Promise<void>>();
 
@@ -213,7 +215,11 @@ export class Writeback {
       if (event !== undefined) await event;
     }
     await all([
-      this.#tables(l2, frozen.l2, Overlap.activeL2),
+      this.#tables(
+        l2,
+        frozen.l2,
+        this.hasInactiveTables ? Overlap.activeL2 | Overlap.inactiveL2 : Overlap.activeL2,
+      ),
       this.#l1Pieces(frozen.l1Offset, frozen.l1),
     ]);
   }

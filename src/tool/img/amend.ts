@@ -131,7 +131,6 @@ async function amendOpen(program: Program, asked: Asked, backend: Backend): Prom
   const interrupts = watchInterrupts();
   const show = showProgress(program, asked.progress, asked.quiet);
   const none = { bytesPerSecond: 0, secondsLeft: undefined };
-  let complete = false;
   try {
     show.update({ done: 0, total: 1, ...none });
     await instance.amend(values, {
@@ -141,9 +140,9 @@ async function amendOpen(program: Program, asked: Asked, backend: Backend): Prom
       },
     });
     await node.refreshLength();
-    complete = true;
   } finally {
-    show.end(complete);
+    // QEMU tells that it came to the end, well or not.
+    show.end(true);
     interrupts.dispose();
   }
   const status = interrupts.status();

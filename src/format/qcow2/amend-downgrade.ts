@@ -1,0 +1,166 @@
+/**
+ * `amend -o compat=0.10`: what version 2 cannot say is said in another way first.
+ *
+ *  AD1  Zero clusters, in the tables of all snapshots too, become unallocated without a backing
+ *       file and stored zeroes over one. The image is one of version 3 all the while, and reads
+ *       the same after each step.
+ *  AD2  The version changes by one sector of the header, when all that is durable.
+ */
+import type { AmendContext } from '../../block/driver.js';
+import { BlockError, withErrno } from '../../block/errors.js';
+import type { L2Entry } from './entry.js';
+import {
+  dataEntry,
+  emptyEntry,
+  entryOffset,
+  hasHostCluster,
+  isCompressed,
+  readEntry,
+  writeEntry,
+} from './entry.js';
+import { rewriteHeader } from './header-switch.js';
+import type { Qcow2Image } from './image.js';
+import { Entry, Incompat } from './layout.js';
+import { hex } from './mapping.js';
+import { readSnapshotL1 } from './snapshot-store.js';
+import { clusterIndex } from './units.js';
+
+/** Makes the image one of version 2. Throws BlockError: ENOTSUP where it holds what that has not. */
+export async function downgrade(image: Qcow2Image, context: AmendContext): Promise<void> {
+  checkFeatures(image);
+  await image.exclusive(async () => {
+    const { writeback, header } = image;
+    writeback.hasInactiveTables = true;
+    try {
+      await expandZeroes(image, context);
+      await writeback.everything();
+    } catch (e) {
+      throw withErrno('Failed to turn zero into data clusters', e);
+    } finally {
+      writeback.hasInactiveTables = false;
+    }
+    try {
+      await image.file.flush();
+      await rewriteHeader(image, () => {
+        const { fields } = header;
+        fields.version = 2;
+        fields.incompatible_features = 0n;
+        fields.compatible_features = 0n;
+        fields.autoclear_features = 0n;
+      });
+    } catch (e) {
+      throw withErrno('Failed to update the image header', e);
+    }
+  });
+}
+
+function checkFeatures(image: Qcow2Image): void {
+  const { fields } = image.header;
+  if (image.has(Incompat.dataFile)) refuse('Cannot downgrade an image with a data file');
+  if (image.g.refcountOrder !== 4) refuse('compat=0.10 requires refcount_bits=16');
+  const { snapshots, size } = image;
+  if (snapshots.some((s) => s.vmStateSize > 0xffff_ffff || s.diskSize !== size)) {
+    refuse('Internal snapshots prevent downgrade of image');
+  }
+  const features = fields.incompatible_features & ~Incompat.dirty;
+  if (features !== 0n) {
+    refuse(`Cannot downgrade an image with incompatible features 0x${features.toString(16)} set`);
+  }
+}
+
+function refuse(message: string): never {
+  throw new BlockError('ENOTSUP', message);
+}
+
+/** AD1, for the active L1 table and those of all snapshots. */
+async function expandZeroes(image: Qcow2Image, context: AmendContext): Promise<void> {
+  const tables: { view: DataView; isActive: boolean }[] = [
+    { view: viewOf(image.l1.bytes), isActive: true },
+  ];
+  for (const snapshot of image.snapshots) {
+    tables.push({ view: viewOf(await readSnapshotL1(image, snapshot)), isActive: false });
+  }
+  const total = tables.reduce((sum, { view }) => sum + view.byteLength / 8, 0);
+  const seen = new Set<number>();
+  let done = 0;
+  for (const { view, isActive } of tables) {
+    for (let at = 0; at < view.byteLength; at += 8) {
+      context.onProgress?.(done++, total);
+      const offset = entryOffset(view.getUint32(at), view.getUint32(at + 4));
+      if (offset === 0 || seen.has(offset)) continue;
+      seen.add(offset);
+      await expandTable(image, offset, isActive);
+    }
+  }
+  context.onProgress?.(total, total);
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+async function expandTable(image: Qcow2Image, offset: number, isActive: boolean): Promise<void> {
+  const { g, l2, mapping, refcounts, writeback } = image;
+  if (offset % g.clusterSize !== 0) {
+    throw await image.corrupt(true, `L2 table offset ${hex(offset)} unaligned`);
+  }
+  const users = await refcounts.get(clusterIndex(g, offset));
+  for (let at = offset; at < offset + g.clusterSize; at += l2.tableBytes) {
+    if (l2.isPressed) await writeback.run();
+    const zeroes = await mapping.useSlice(at, (table) => zeroEntries(image, table.view));
+    for (const index of zeroes) await expandEntry(image, at, index, users, isActive);
+  }
+}
+
+function zeroEntries(image: Qcow2Image, view: DataView): number[] {
+  const out: number[] = [];
+  for (let i = 0; i < image.mapping.sliceEntries; i++) {
+    const entry = readEntry(image.g, view, i);
+    if (!isCompressed(entry) && (entry.lo & Entry.zeroLo) !== 0) out.push(i);
+  }
+  return out;
+}
+
+/** One zero cluster, in a table that `users` L1 entries name. */
+async function expandEntry(
+  image: Qcow2Image,
+  slice: number,
+  index: number,
+  users: number,
+  isActive: boolean,
+): Promise<void> {
+  const { g, mapping, l2, alloc, refcounts, file } = image;
+  const old = await mapping.useSlice(slice, (table) => readEntry(g, table.view, index));
+  const host = hasHostCluster(old, false) ? entryOffset(old.hi, old.lo) : 0;
+  if (host % g.clusterSize !== 0) {
+    throw await image.corrupt(true, `Cluster allocation offset ${hex(host)} unaligned`);
+  }
+  // A place that others use too may hold their data.
+  const isOwn = host !== 0 && (await refcounts.get(clusterIndex(g, host))) === 1;
+  let entry: L2Entry = emptyEntry;
+  if (isOwn) {
+    await image.overlap.check(0, host, g.clusterSize);
+    await file.writeZeroes(host, g.clusterSize);
+    entry = { ...old, lo: (old.lo & ~Entry.zeroLo) >>> 0 };
+  } else if (image.backing !== undefined) {
+    entry = await storedZeroes(image, users);
+    if (!isActive || users !== 1) entry = { ...entry, hi: (entry.hi & ~Entry.copiedHi) >>> 0 };
+  }
+  if (isOwn || image.backing !== undefined) image.writeback.noteAllocation(false);
+  await mapping.useSlice(slice, (table) => {
+    const from = index * g.l2EntrySize;
+    writeEntry(g, l2.touch(table, from, from + g.l2EntrySize).view, index, entry);
+  });
+  if (host === 0 || isOwn) return;
+  for (let i = 0; i < users; i++) alloc.free(host, g.clusterSize, 'other');
+}
+
+/** A new cluster of zeroes that `users` tables name. */
+async function storedZeroes(image: Qcow2Image, users: number): Promise<L2Entry> {
+  const { g, alloc, growth, overlap, refcounts, file } = image;
+  const host = await alloc.allocate(1);
+  await overlap.check(0, host, g.clusterSize);
+  if (!growth.take(host, g.clusterSize)) await file.writeZeroes(host, g.clusterSize);
+  if (users > 1) await refcounts.add(clusterIndex(g, host), 1, users - 1);
+  return dataEntry(host);
+}
