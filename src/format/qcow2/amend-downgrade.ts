@@ -25,7 +25,7 @@ import { hex } from './mapping.js';
 import { readSnapshotL1 } from './snapshot-store.js';
 import { clusterIndex } from './units.js';
 
-/** Makes the image one of version 2. Throws BlockError: ENOTSUP where it holds what that has not. */
+/** Makes the image one of version 2. Throws ENOTSUP where it holds what that has not. */
 export async function downgrade(image: Qcow2Image, context: AmendContext): Promise<void> {
   checkFeatures(image);
   await image.exclusive(async () => {

@@ -61,7 +61,7 @@ export async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Pr
       if (clusters > 0) await writeNew(image, host, copy);
       await storeSnapshots(image, [...snapshots, snapshot]);
     } catch (e) {
-      // Where counts have no room the new table stays behind, as QEMU's does, whose `check` is told.
+      // Where counts have no room the new table stays behind, as QEMU's does.
       const left = e instanceof BlockError && e.code === 'EINVAL' && !shared;
       if (!left) await takeBack(image, shared ? view : undefined, host, copy.length);
       throw e;
