@@ -10,6 +10,8 @@ export interface BlockErrorPlace {
   readonly bytes?: number;
   /** A second line with advice, printed after the message. */
   readonly hint?: string;
+  /** A line of its own before the message, where the message alone would not tell enough. */
+  readonly before?: string;
   readonly cause?: unknown;
 }
 
@@ -26,6 +28,7 @@ export class BlockError extends Error {
   readonly offset: number | undefined;
   readonly bytes: number | undefined;
   readonly hint: string | undefined;
+  readonly before: string | undefined;
 
   constructor(code: string, message: string = errnoText(code), place: BlockErrorPlace = {}) {
     super(message, place.cause === undefined ? undefined : { cause: place.cause });
@@ -35,6 +38,7 @@ export class BlockError extends Error {
     this.offset = place.offset;
     this.bytes = place.bytes;
     this.hint = place.hint;
+    this.before = place.before;
   }
 }
 
@@ -62,6 +66,22 @@ export function isNotSupported(e: unknown): boolean {
   return code === 'ENOTSUP' || code === 'EOPNOTSUPP';
 }
 
+/** The line to be told before the message. */
+export function beforeOf(e: unknown): string | undefined {
+  if (typeof e !== 'object' || e === null || !('before' in e)) return undefined;
+  return typeof e.before === 'string' ? e.before : undefined;
+}
+
+/** As {@link withErrno}; what the cause says itself is told in a line before. */
+export function toldWithErrno(prefix: string, cause: unknown): BlockError {
+  const own = messageOf(cause);
+  const isPlain = own === errorText(cause);
+  return new BlockError(errorCode(cause), `${prefix}: ${errorText(cause)}`, {
+    cause,
+    ...(isPlain ? {} : { before: own }),
+  });
+}
+
 /** `${prefix}: ${strerror}` with the cause's errno, as QEMU's error_setg_errno prints. */
 export function withErrno(prefix: string, cause: unknown): BlockError {
   return new BlockError(errorCode(cause), `${prefix}: ${errorText(cause)}`, { cause });
@@ -76,8 +96,10 @@ export function hintOf(e: unknown): string | undefined {
 /** `${prefix}${message of cause}`, keeping code and hint: QEMU's error_prepend. */
 export function prepend(prefix: string, cause: unknown): BlockError {
   const hint = hintOf(cause);
+  const before = beforeOf(cause);
   return new BlockError(errorCode(cause), prefix + messageOf(cause), {
     cause,
     ...(hint === undefined ? {} : { hint }),
+    ...(before === undefined ? {} : { before }),
   });
 }

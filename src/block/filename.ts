@@ -30,11 +30,6 @@ export function exactFilename(node: BlockNode): string | undefined {
   const isStorage = file?.driver.kind === 'protocol' || file?.driver.schemes !== undefined;
   if (file === undefined || !isStorage || backingOverridden(node)) return undefined;
   if (Object.keys(node.instance.strongOptions?.() ?? {}).length > 0) return undefined;
-  for (const name of node.children.keys()) {
-    if (name !== 'backing' && name !== 'file' && node.explicitOptions[name] !== undefined) {
-      return undefined;
-    }
-  }
   return exactFilename(file);
 }
 

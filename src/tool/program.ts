@@ -1,5 +1,5 @@
 /** What a tool's command needs of its surroundings: the name it was called by, and its outputs. */
-import { hintOf, messageOf } from '../block/errors.js';
+import { beforeOf, hintOf, messageOf } from '../block/errors.js';
 import { GetoptError } from '../options/getopt.js';
 import type { IoOutput } from './io/output.js';
 
@@ -71,8 +71,11 @@ export class Program {
       this.#held.push(message);
       return;
     }
-    const marked = /^(?:WARNING: |ERROR |Leaked |Repairing |Rebuilding )/.test(message);
-    this.output.err(marked ? `${message}\n` : `${this.name}: warning: ${message}\n`);
+    const marked =
+      /^(?:WARNING: |ERROR |Leaked |Repairing |Rebuilding |qcow2: |qcow2_free_clusters )/;
+    if (marked.test(message)) this.output.err(`${message}\n`);
+    else if (message.startsWith('Failed to flush')) this.error(message);
+    else this.output.err(`${this.name}: warning: ${message}\n`);
   }
 
   tryHelp(): void {
@@ -95,6 +98,8 @@ export class Program {
       if (!e.told) this.error(e.message, e.hint);
       return e.status;
     }
+    const before = beforeOf(e);
+    if (before !== undefined) this.error(before);
     this.error(messageOf(e), hintOf(e));
     if (process.env['VDISK_DEBUG'] !== undefined && e instanceof Error) {
       this.output.err(`${e.stack ?? ''}\n`);

@@ -48,7 +48,8 @@ function percentText(program: Program): ProgressShow {
   return {
     update(progress) {
       const value = percent(progress);
-      if (value >= shown + STEP_PERCENT || (value === 100 && shown < 100)) show(value);
+      const isNews = value >= shown + STEP_PERCENT || value < shown;
+      if (isNews || (value === 100 && shown < 100)) show(value);
     },
     end(complete) {
       if (complete) show(100);

@@ -7,7 +7,7 @@
  *  AD2  The version changes by one sector of the header, when all that is durable.
  */
 import type { AmendContext } from '../../block/driver.js';
-import { BlockError, withErrno } from '../../block/errors.js';
+import { BlockError, toldWithErrno, withErrno } from '../../block/errors.js';
 import type { L2Entry } from './entry.js';
 import {
   dataEntry,
@@ -22,7 +22,7 @@ import { rewriteHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Entry, Incompat } from './layout.js';
 import { hex } from './mapping.js';
-import { readSnapshotL1 } from './snapshot-store.js';
+import { readSnapshotL1 } from './snapshot-l1.js';
 import { clusterIndex } from './units.js';
 
 /** Makes the image one of version 2. Throws ENOTSUP where it holds what that has not. */
@@ -35,7 +35,7 @@ export async function downgrade(image: Qcow2Image, context: AmendContext): Promi
       await expandZeroes(image, context);
       await writeback.everything();
     } catch (e) {
-      throw withErrno('Failed to turn zero into data clusters', e);
+      throw toldWithErrno('Failed to turn zero into data clusters', e);
     } finally {
       writeback.hasInactiveTables = false;
     }

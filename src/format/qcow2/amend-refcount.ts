@@ -42,8 +42,9 @@ export async function changeRefcountOrder(
     await checkCounts(image, g);
     const plan: Plan = { g, blocks: new Map(), tableOffset: 0, tableClusters: 0 };
     try {
-      await place(image, plan);
-      await write(image, plan, context);
+      const passes = await place(image, plan, context);
+      await write(image, plan);
+      context.onProgress?.(passes + 1, passes + 1);
       await image.file.flush();
       await switchHeader(image, {
         refcount_order: order,
@@ -79,11 +80,16 @@ async function checkCounts(image: Qcow2Image, g: Geometry): Promise<void> {
   }
 }
 
-/** Allocates blocks and table until they have room for what they count, themselves included. */
-async function place(image: Qcow2Image, plan: Plan): Promise<void> {
+/**
+ * Allocates blocks and table until they have room for what they count, themselves included.
+ * Returns the passes that it took.
+ */
+async function place(image: Qcow2Image, plan: Plan, context: AmendContext): Promise<number> {
   const { alloc, growth } = image;
   const { clusterSize, reftableClusterEntries } = plan.g;
-  for (;;) {
+  // Known so far: a pass that allocates, one that finds nothing missing, and one that writes.
+  let total = 3;
+  for (let passes = 1; ; passes++) {
     const missing = (await usedBlocks(image, plan.g)).filter((i) => !plan.blocks.has(i));
     for (const index of missing) {
       const host = await alloc.allocate(1);
@@ -94,7 +100,9 @@ async function place(image: Qcow2Image, plan: Plan): Promise<void> {
     for (const index of plan.blocks.keys()) entries = Math.max(entries, index + 1);
     const clusters = Math.ceil(entries / reftableClusterEntries);
     if (clusters * clusterSize > Limit.maxReftableBytes) throw new BlockError('EFBIG');
-    if (missing.length === 0 && clusters === plan.tableClusters) return;
+    context.onProgress?.(passes, total);
+    if (missing.length === 0 && clusters === plan.tableClusters) return passes;
+    if (passes + 1 >= total) context.onProgress?.(passes, ++total);
     if (clusters === plan.tableClusters) continue;
     if (plan.tableClusters > 0) {
       await alloc.releaseNow(plan.tableOffset, plan.tableClusters * clusterSize);
@@ -129,13 +137,11 @@ async function usedBlocks(image: Qcow2Image, g: Geometry): Promise<number[]> {
 }
 
 /** Writes the new blocks and the table that names them. */
-async function write(image: Qcow2Image, plan: Plan, context: AmendContext): Promise<void> {
+async function write(image: Qcow2Image, plan: Plan): Promise<void> {
   const { overlap } = image;
   const { clusterSize } = plan.g;
   const table = new DataView(new ArrayBuffer(plan.tableClusters * clusterSize));
-  let done = 0;
   for (const [index, host] of plan.blocks) {
-    context.onProgress?.(done++, plan.blocks.size);
     const bytes = await newBlock(image, plan.g, index);
     await overlap.check(0, host, clusterSize);
     await image.writeMeta(host, Iov.of(bytes));
@@ -144,7 +150,6 @@ async function write(image: Qcow2Image, plan: Plan, context: AmendContext): Prom
   }
   await overlap.check(0, plan.tableOffset, table.byteLength);
   await image.writeMeta(plan.tableOffset, Iov.of(new Uint8Array(table.buffer)));
-  context.onProgress?.(done, plan.blocks.size);
 }
 
 /** Counts of block `index` of the new width. */

@@ -133,7 +133,7 @@ async function changeRefcountWidth(
   version: number,
   context: AmendContext,
 ): Promise<void> {
-  if (version < 3) {
+  if (version < 3 && order !== 4) {
     throw invalid(
       'Refcount widths other than 16 bits require compatibility level 1.1 or above ' +
         '(use compat=1.1 or greater)',

@@ -38,9 +38,14 @@ import { isOffset } from './units.js';
 /** What a check leaves to its caller besides the result. */
 export interface CheckOutcome {
   readonly result: CheckResult;
-  /** The snapshots that stay; the table has to be written again when `mustRewriteSnapshots`. */
+  /** The snapshots that stay, and the bytes of their table in the file. */
   readonly snapshots: readonly Qcow2Snapshot[];
-  readonly mustRewriteSnapshots: boolean;
+  readonly snapshotTableBytes: number;
+  /**
+   * Faults of the table, which are no part of `result`: they are repaired when the caller has
+   * written the table again (errors are repaired), else they are corruptions.
+   */
+  readonly snapshotFaults: number;
 }
 
 /** A check that cannot go on; what was found until then belongs to the report all the same. */
@@ -63,18 +68,25 @@ export async function checkImage(
   options: CheckOptions,
 ): Promise<CheckOutcome> {
   const run = new CheckRun(target, options);
+  const { result } = run;
+  let snapshotFaults = 0;
   try {
-    const mustRewriteSnapshots = await checkSnapshotTable(run);
+    await checkSnapshotTable(run);
+    // Whether refcounts and flags may be repaired does not depend on them.
+    snapshotFaults = result.corruptions;
+    result.corruptions = 0;
     await checkRefcounts(run);
     if (run.fixLeaks || run.fixErrors) await run.file.flush();
-    return { result: run.result, snapshots: run.snapshots, mustRewriteSnapshots };
+    const { snapshots, snapshotTableBytes } = run;
+    return { result, snapshots, snapshotTableBytes, snapshotFaults };
   } catch (e) {
-    throw new CheckError(e, run.result);
+    result.corruptions += snapshotFaults;
+    throw new CheckError(e, result);
   }
 }
 
-/** Reads the table into the run; whether it must be written again. */
-async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
+/** Reads the table into the run; faults count as corruptions. */
+async function checkSnapshotTable(run: CheckRun): Promise<void> {
   const { fields } = run.target.header;
   const { fixErrors, result } = run;
   let discarded = 0;
@@ -113,7 +125,7 @@ async function checkSnapshotTable(run: CheckRun): Promise<boolean> {
   }
   result.corruptions += discarded;
   if (run.snapshots.length !== fields.nb_snapshots) await dropOverhanging(run);
-  return checkEntries(run) || discarded > 0;
+  checkEntries(run);
 }
 
 /** The header says how many snapshots are left; those behind them leak. */
@@ -131,16 +143,13 @@ async function dropOverhanging(run: CheckRun): Promise<void> {
   }
 }
 
-/** Version 3 wants 16 bytes of extra data in each entry; whether any has less and is repaired. */
-function checkEntries(run: CheckRun): boolean {
-  if (run.target.header.fields.version < 3) return false;
-  let isBroken = false as boolean;
+/** Version 3 wants 16 bytes of extra data in each entry. */
+function checkEntries(run: CheckRun): void {
+  if (run.target.header.fields.version < 3) return;
   run.snapshots.forEach(({ extraDataSize }, i) => {
     if (extraDataSize >= 16) return;
-    isBroken = true;
     run.corrupt(`${run.fixErrors ? 'Repairing' : 'ERROR'} snapshot table entry ${i} is incomplete`);
   });
-  return isBroken && run.fixErrors;
 }
 
 async function checkRefcounts(run: CheckRun): Promise<void> {

@@ -80,10 +80,10 @@ export function parseExtensions(
 ): Extensions {
   const out = noExtensions();
   let at = start;
-  while (at + EXT_HEAD_LENGTH <= end) {
+  while (at < end) {
     const [type, length] = extensionHead(head, at);
     at += EXT_HEAD_LENGTH;
-    if (length > end - at) throw invalid('Header extension too large');
+    if (at > end || length > end - at) throw invalid('Header extension too large');
     if (type === Ext.end) return out;
     parseOne(out, type, paddedSlice(head, at, length), context);
     at += roundUp(length, 8);

@@ -1,16 +1,17 @@
 /** `check` from inside the driver: on request, and at the open of an image that was not closed. */
 import type { CheckOptions, CheckResult } from '../../block/driver.js';
-import { BlockError } from '../../block/errors.js';
-import { checkImage } from './check.js';
+import { BlockError, errorText } from '../../block/errors.js';
+import { CheckError, checkImage } from './check.js';
 import type { Qcow2Image } from './image.js';
 import { Incompat } from './layout.js';
 import { loadTables } from './open.js';
+import { storeSnapshots } from './snapshot-store.js';
 
 /** Checks the image and repairs what `options` say; see check.ts. */
 export async function runCheck(image: Qcow2Image, options: CheckOptions): Promise<CheckResult> {
   return image.exclusive(async () => {
     const fixes = options.fixErrors || options.fixLeaks;
-    const { result, snapshots } = await checkImage(
+    const { result, snapshotFaults, ...found } = await checkImage(
       {
         file: image.file,
         header: image.header,
@@ -22,13 +23,37 @@ export async function runCheck(image: Qcow2Image, options: CheckOptions): Promis
       },
       options,
     );
+    if (fixes) {
+      image.snapshots = found.snapshots;
+      image.overlap.snapshotTableBytes = found.snapshotTableBytes;
+      await reload(image);
+    }
+    if (!options.fixErrors) result.corruptions += snapshotFaults;
+    else if (snapshotFaults > 0) await repairSnapshots(image, result, snapshotFaults, options);
     if (!fixes) return result;
-    image.snapshots = snapshots;
-    await reload(image);
     const clean = result.checkErrors === 0 && result.corruptions === 0;
     if (clean) await clearMarks(image, options.fixErrors);
     return result;
   });
+}
+
+/** Writes the table again, with what version 3 asks for and without what was too much. */
+async function repairSnapshots(
+  image: Qcow2Image,
+  result: CheckResult,
+  faults: number,
+  options: CheckOptions,
+): Promise<void> {
+  try {
+    await storeSnapshots(image, image.snapshots);
+    await image.writeback.everything();
+    result.corruptionsFixed += faults;
+  } catch (e) {
+    result.checkErrors++;
+    result.corruptions += faults;
+    options.report(`ERROR failed to update snapshot table: ${errorText(e)}`, true);
+    throw new CheckError(e, result);
+  }
 }
 
 /** Forgets everything that was cached, for the tables on disk were changed. */

@@ -1,12 +1,10 @@
 /**
  * Writing the snapshot table, and finding snapshots in it. Runs inside `image.exclusive`.
  */
-import { BlockError } from '../../block/errors.js';
+import { errorText } from '../../block/errors.js';
 import { Iov } from '../../lib/iov.js';
-import { checkTable } from './header.js';
 import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
-import { Limit } from './layout.js';
 import type { Qcow2Snapshot } from './snapshot-table.js';
 import { asWritten, encodeSnapshotTable } from './snapshot-table.js';
 import { clustersFor } from './units.js';
@@ -35,7 +33,14 @@ export async function storeSnapshots(
   }
   image.snapshots = snapshots.map(asWritten);
   image.overlap.snapshotTableBytes = bytes.length;
-  if (old.bytes > 0) alloc.free(old.offset, old.bytes, 'snapshot');
+  if (old.bytes === 0) return;
+  alloc.free(old.offset, old.bytes, 'snapshot');
+  try {
+    await image.writeback.everything();
+  } catch (e) {
+    // The table is stored; the old one leaks, or is freed with the next writeback.
+    image.graph.warn(`qcow2_free_clusters failed: ${errorText(e)}`);
+  }
 }
 
 /** Writes bytes to clusters that were just allocated. */
@@ -74,24 +79,4 @@ export function newSnapshotId(snapshots: readonly Qcow2Snapshot[]): string {
     if (Number.isSafeInteger(number) && number > greatest) greatest = number;
   }
   return String(greatest + 1);
-}
-
-/** The L1 table of a snapshot. Throws EFBIG or EINVAL when it cannot be one. */
-export async function readSnapshotL1(
-  image: Qcow2Image,
-  snapshot: Qcow2Snapshot,
-): Promise<Uint8Array> {
-  const { l1Offset, l1OffsetRead, l1Size } = snapshot;
-  checkTable('Snapshot L1 table', image.g, {
-    offset: l1Offset,
-    entries: l1Size,
-    entryBytes: 8,
-    maxBytes: Limit.maxL1Bytes,
-  });
-  if (l1OffsetRead !== BigInt(l1Offset)) {
-    throw new BlockError('EINVAL', 'Snapshot L1 table offset invalid');
-  }
-  const bytes = new Uint8Array(l1Size * 8);
-  if (bytes.length > 0) await image.readMeta(l1Offset, Iov.of(bytes));
-  return bytes;
 }

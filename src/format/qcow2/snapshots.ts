@@ -11,16 +11,16 @@
  *  SN5  Copied flags are set again last, when refcounts have fallen to one.
  */
 import type { SnapshotCapability, SnapshotInfo } from '../../block/driver.js';
-import { BlockError, prepend, withErrno } from '../../block/errors.js';
+import { BlockError, prepend, toldWithErrno, withErrno } from '../../block/errors.js';
 import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
+import { readSnapshotL1 } from './snapshot-l1.js';
 import { addReferences, clearL1Flags, dropReferences, refreshFlags } from './snapshot-refs.js';
 import {
   findByIdAndName,
   findByKey,
   newSnapshotId,
-  readSnapshotL1,
   storeSnapshots,
   writeNew,
 } from './snapshot-store.js';
@@ -55,10 +55,10 @@ export async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Pr
     const snapshot = newEntry(image, wanted, host);
     let shared = false;
     try {
+      if (clusters > 0) await writeNew(image, host, copy);
       await addReferences(image, view);
       shared = true;
       for (let i = 0; i < l1.size; i++) if (l1.isCopied(i)) l1.setCopied(i, false);
-      if (clusters > 0) await writeNew(image, host, copy);
       await storeSnapshots(image, [...snapshots, snapshot]);
     } catch (e) {
       // Where counts have no room the new table stays behind, as QEMU's does.
@@ -129,7 +129,7 @@ export async function applySnapshot(image: Qcow2Image, key: string): Promise<voi
   try {
     await image.exclusive(() => applyLocked(image, key));
   } catch (e) {
-    throw withErrno('Failed to load snapshot', e);
+    throw toldWithErrno('Failed to load snapshot', e);
   }
   await image.node.refreshLength();
 }

@@ -80,6 +80,11 @@ async function makeTable(image: Qcow2Image, l1Index: number, old: number): Promi
     if (!image.unusable) await alloc.releaseNow(host, g.clusterSize);
     throw e;
   }
+  if (image.lazyRefcounts) {
+    // Only counts of data lag: a table is counted before it is used, as QEMU does it.
+    await image.setDirty(true);
+    await image.writeback.alone(() => image.writeback.refcountBlocks());
+  }
   l1.set(l1Index, host);
   mapping.forget();
   overlap.addL2(host);

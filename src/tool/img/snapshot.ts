@@ -121,7 +121,7 @@ async function createSnapshot(
       name,
       vmStateSize: 0,
       vmClockNsec: 0n,
-      icount: -1n,
+      icount: 0n,
       dateSec: Math.floor(now / 1000),
       dateNsec: (now % 1000) * 1_000_000,
     });
