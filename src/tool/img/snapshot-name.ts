@@ -39,7 +39,8 @@ export async function loadSnapshot(source: Backend, snapshot: SnapshotName): Pro
     if (snapshots === undefined) {
       throw new BlockError(
         'ENOTSUP',
-        `Block format '${node.driver.name}' used by device '' does not support internal snapshots`,
+        `Block format '${node.driver.name}' used by device '' ` +
+          'does not support temporarily loading internal snapshots',
       );
     }
     const { either } = snapshot;

@@ -1,6 +1,6 @@
 /** `snapshot`: internal snapshots of an image. */
 import type { Backend } from '../../block/backend.js';
-import type { SnapshotCapability, SnapshotInfo } from '../../block/driver.js';
+import type { SnapshotCapability } from '../../block/driver.js';
 import { BlockError, errorCode, errorText, prepend } from '../../block/errors.js';
 import { skipFilters } from '../../block/status.js';
 import { command } from '../../options/getopt.js';
@@ -157,8 +157,8 @@ async function deleteSnapshot(
 ): Promise<void> {
   const text = `Could not delete snapshot '${name}': `;
   const list = (await snapshots?.list()) ?? [];
-  const byId: SnapshotInfo | undefined = list.find((each) => each.id === name);
-  const found = byId ?? list.find((each) => each.name === name);
+  // By name alone: QEMU's `-a` takes an id, too, its `-d` does not.
+  const found = list.find((each) => each.name === name);
   if (snapshots === undefined || found === undefined) {
     throw new Failure(`${text}snapshot not found`);
   }
