@@ -132,6 +132,7 @@ async function checkSnapshotTable(run: CheckRun): Promise<void> {
 async function dropOverhanging(run: CheckRun): Promise<void> {
   const { fields } = run.target.header;
   const before = fields.nb_snapshots;
+  const dropped = before - run.snapshots.length;
   fields.nb_snapshots = run.snapshots.length;
   try {
     await run.target.writeFields();
@@ -141,6 +142,8 @@ async function dropOverhanging(run: CheckRun): Promise<void> {
     run.report(`ERROR failed to update the snapshot count in the image header: ${messageOf(e)}`);
     throw e;
   }
+  run.result.corruptions -= dropped;
+  run.result.corruptionsFixed += dropped;
 }
 
 /** Version 3 wants 16 bytes of extra data in each entry. */

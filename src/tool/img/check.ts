@@ -1,7 +1,7 @@
 /** `check`: is the image sound, and repairing it. */
 import type { Backend } from '../../block/backend.js';
 import type { CheckResult } from '../../block/driver.js';
-import { BlockError, errorCode, errorText, messageOf, prepend } from '../../block/errors.js';
+import { errorCode, withErrno } from '../../block/errors.js';
 import { skipFilters } from '../../block/status.js';
 import { command } from '../../options/getopt.js';
 import { cacheMode, openImage, toolGraph } from '../images.js';
@@ -150,17 +150,15 @@ async function checkOnce(
     return await instance.check({
       fixLeaks,
       fixErrors,
-      report: (line) => {
-        program.output.err(`${line}\n`);
+      report: (line, asTool) => {
+        program.output.err(`${asTool === true ? `${program.name}: ` : ''}${line}\n`);
       },
     });
   } catch (e) {
     if (errorCode(e) === 'ENOTSUP') {
       throw new Failure('This image format does not support checks', NOT_SUPPORTED);
     }
-    const generic = messageOf(e) === errorText(e);
-    if (generic) throw new BlockError(errorCode(e), `Check failed: ${errorText(e)}`, { cause: e });
-    throw prepend('Check failed: ', e);
+    throw withErrno('Check failed', e);
   }
 }
 

@@ -68,6 +68,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   const graph = toolGraph(program, objects);
   try {
     const writable = action !== undefined && action !== 'list';
+    let complete = false;
     const backend = await openImage(
       program,
       graph,
@@ -75,9 +76,12 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
       { flags: { writable, unmap: true }, forceShare },
     );
     try {
+      program.holdWarnings();
       await act(program, backend, action ?? 'list', snapshot);
+      complete = true;
     } finally {
       await backend.close();
+      program.releaseWarnings(complete);
     }
   } finally {
     await graph.close();
