@@ -9,6 +9,7 @@ import {
   entryOffset,
   hasHostCluster,
   isCompressed,
+  isCopied,
   Kind,
   readEntry,
   sameEntry,
@@ -221,7 +222,8 @@ function store(
 
 /**
  * Releases what `old` named and `entry` does not. Where the place stays this guest cluster's own
- * (data file, discard-no-unref), the file is told at once: later, it could hold data again.
+ * (data file, discard-no-unref), the file is told at once: later, it could hold data again. A place
+ * that a snapshot shares is left alone.
  */
 function releaseReplaced(
   image: Qcow2Image,
@@ -236,7 +238,7 @@ function releaseReplaced(
   const kept =
     hosted && hasHostCluster(entry, hasDataFile) && host === entryOffset(entry.hi, entry.lo);
   if (!kept) releaseEntry(image, old, reason);
-  const own = hosted && (hasDataFile ? !kept : kept && settings.discardNoUnref);
+  const own = hosted && (hasDataFile ? !kept : kept && isCopied(old) && settings.discardNoUnref);
   if (own && host % g.clusterSize === 0 && alloc.passesDiscard(reason)) {
     addCluster(discards, host / g.clusterSize);
   }

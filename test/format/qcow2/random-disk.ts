@@ -1,5 +1,6 @@
 // Random operations on an image, many in flight, and the same on a model.
 import { expect } from 'vitest';
+import { errorCode } from '../../../src/block/errors.js';
 import type { Backend } from '../../../src/index.js';
 import type { Random } from '../../support/index.js';
 import type { OpenImage, TestImage } from './support.js';
@@ -36,12 +37,20 @@ const operations: readonly (readonly [number, boolean, Operation])[] = [
 ];
 const weights = operations.reduce((sum, [weight]) => sum + weight, 0);
 
+const kindsOfSnapshotWork = ['create', 'create', 'apply', 'delete'] as const;
+/** Snapshots at a time. */
+const MAX_SNAPSHOTS = 4;
+const snapshotFacts = { dateSec: 1, dateNsec: 2, vmStateSize: 0, vmClockNsec: 0n, icount: 0n };
+
 export class RandomDisk {
   readonly image: TestImage;
   readonly model: Model;
   readonly random: Random;
   open: OpenImage;
   count = 0;
+  /** What snapshots hold, by name. */
+  readonly saved = new Map<string, Uint8Array>();
+  #named = 0;
   #busy: Busy[] = [];
 
   constructor(image: TestImage, open: OpenImage, random: Random) {
@@ -166,12 +175,66 @@ export class RandomDisk {
   async resize(): Promise<void> {
     const { size, backing, version } = this.image.shape;
     // Version 2 has no zero clusters to hide with what the backing file has there.
-    if (version === 2 && backing !== undefined) return;
+    if (version === 2 && (backing !== undefined || this.saved.size > 0)) return;
     const bytes = 512 * this.random.int(Math.ceil(size / 1024), Math.ceil(size / 256));
     const old = this.model.bytes.length;
     await this.backend.truncate(bytes);
     this.model.resize(bytes);
     if (backing !== undefined && bytes > old) this.model.zero(old, bytes - old);
+  }
+
+  /** Makes, applies or deletes a snapshot; refused where the format has none. */
+  async snapshot(): Promise<void> {
+    const { instance } = this.backend.node;
+    const { snapshots } = instance;
+    if (snapshots === undefined) throw new Error('no snapshots');
+    const names = [...this.saved.keys()];
+    const kind = names.length === 0 ? 'create' : this.random.pick(kindsOfSnapshotWork);
+    const limit = this.image.shape.snapshots;
+    if (kind === 'create' && names.length < (limit === 'none' ? 1 : (limit ?? MAX_SNAPSHOTS))) {
+      const name = `s${this.#named++}`;
+      try {
+        await snapshots.create({ ...snapshotFacts, name });
+      } catch (e) {
+        if (limit === undefined) throw e;
+        // Where counts have no room QEMU leaves the new L1 table behind, and so does vdisk.
+        await instance.check?.({ fixLeaks: true, fixErrors: false, report: () => undefined });
+        return;
+      }
+      if (limit === 'none') throw new Error('a snapshot where none can be');
+      this.saved.set(name, this.model.bytes.slice());
+      return;
+    }
+    const name = this.random.pick(names);
+    if (kind !== 'delete') {
+      try {
+        await snapshots.apply(name);
+      } catch (e) {
+        // It takes one reference more than it leaves.
+        if (this.image.shape.snapshots !== undefined && errorCode(e) === 'EINVAL') return;
+        throw e;
+      }
+      this.model.bytes = this.saved.get(name)!.slice();
+      return;
+    }
+    await snapshots.delete(undefined, name);
+    this.saved.delete(name);
+  }
+
+  /** Each snapshot still holds what it held when it was made. */
+  async verifySnapshots(): Promise<void> {
+    if (this.saved.size === 0) return;
+    await this.backend.detach();
+    await this.open.graph.close();
+    this.open = await openImage(this.image, {}, { writable: false });
+    for (const [name, bytes] of this.saved) {
+      await this.backend.node.instance.snapshots?.loadTemporary(undefined, name);
+      const out = new Uint8Array(Math.min(bytes.length, this.backend.node.size));
+      await this.backend.read(0, Iov.of(out));
+      const at = difference(out, bytes.subarray(0, out.length));
+      if (at >= 0) throw new Error(`snapshot ${name}: byte ${at} is ${out[at]}, not ${bytes[at]}`);
+    }
+    await this.reopen();
   }
 
   async reopen(): Promise<void> {

@@ -21,6 +21,8 @@ export interface Shape {
   readonly open?: readonly NodeOptions[];
   /** O_DIRECT with this alignment. */
   readonly alignment?: number;
+  /** How many snapshots can share a cluster; 'none': they are refused. */
+  readonly snapshots?: number | 'none';
   /** Requests to files complete in random order. */
   readonly reorder?: boolean;
 }
