@@ -10,10 +10,10 @@ import { ProgressMeter } from './operation.js';
 
 /** Unit in which differences are located, in bytes. */
 const SECTOR = 512;
-/** Most that is read of each image at once. */
-const PIECE = 2 * 1024 * 1024;
+/** Most that is read of each image at once: what is in flight stays in the processor's cache. */
+const PIECE = 512 * 1024;
 /** Pairs of pieces that are read ahead. */
-const AHEAD = 4;
+const AHEAD = 3;
 
 export interface CompareOptions extends OperationOptions {
   readonly host: Host;
