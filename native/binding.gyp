@@ -10,6 +10,7 @@
         "src/aio.c",
         "src/pool.c",
         "src/poll.c",
+        "src/socket.c",
         "src/fileops.c",
         "src/codec.c",
         "src/sync.c",

@@ -265,6 +265,7 @@ static void add_exports(napi_env env, napi_value to, const struct export *list, 
 NAPI_MODULE_INIT() {
   add_exports(env, exports, own_exports, sizeof own_exports / sizeof own_exports[0]);
   add_exports(env, exports, helper_exports, helper_export_count);
+  add_exports(env, exports, socket_exports, socket_export_count);
   napi_set_named_property(env, exports, "sharedBytes", number(env, sizeof(struct shared)));
   return exports;
 }

@@ -30,4 +30,8 @@ napi_value number(napi_env env, double v);
 extern const struct export helper_exports[];
 extern const size_t helper_export_count;
 
+/* socket.c */
+extern const struct export socket_exports[];
+extern const size_t socket_export_count;
+
 #endif

@@ -56,7 +56,8 @@ export interface ByteStream {
   onDrain: () => void;
   /**
    * Sends the pieces in order; they must not change until `sent` is called, which happens
-   * when the kernel has them all, and never when the connection breaks before.
+   * when the kernel has them all (which may be before this returns), and never when the
+   * connection breaks before.
    * False: too much is waiting, the owner should wait for onDrain.
    */
   write(pieces: readonly Uint8Array[], sent?: () => void): boolean;
@@ -83,8 +84,15 @@ export interface Listener {
 }
 
 export interface HostSockets {
-  /** Rejects with HostError; the message is complete ("Failed to connect to …"). */
-  connect(address: SocketAddress, signal?: AbortSignal): Promise<ByteStream>;
+  /**
+   * `plain`: startTls will not be called, which allows shorter ways.
+   * Rejects with HostError; the message is complete ("Failed to connect to …").
+   */
+  connect(
+    address: SocketAddress,
+    signal?: AbortSignal,
+    options?: { readonly plain?: boolean },
+  ): Promise<ByteStream>;
   /**
    * `mode`: permission bits of a Unix socket's file, which takes the place of an older socket's.
    * Rejects with HostError; the message is complete ("Failed to bind socket to …").
@@ -92,6 +100,6 @@ export interface HostSockets {
   listen(
     address: SocketAddress,
     onConnection: (stream: ByteStream) => void,
-    options?: { readonly mode?: number; readonly backlog?: number },
+    options?: { readonly mode?: number; readonly backlog?: number; readonly plain?: boolean },
   ): Promise<Listener>;
 }

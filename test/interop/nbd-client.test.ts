@@ -11,7 +11,6 @@ import {
   failureCode,
   FakeFiles,
   filled,
-  Random,
   readBytes,
   requires,
   run,
@@ -21,8 +20,9 @@ import {
   tempDir,
   testGraph,
 } from '../support/index.js';
+import type { Random } from '../support/index.js';
 import { randomOperations } from '../conformance/random-operations.js';
-import { freePort, startNbd, startNbdkit, startProcess } from './nbd-support.js';
+import { freePort, parseJson, startNbd, startNbdkit, startProcess } from './nbd-support.js';
 
 const MiB = 1024 * 1024;
 
@@ -167,7 +167,7 @@ requires('nbdkit')('nbdkit', () => {
     expect((await readBytes(backend, 0, 1))[0]).toBe(1);
   });
 
-  it('exit-last: the server ends when the last client leaves, which it does in good order', async () => {
+  it('exit-last: the server ends when the last client leaves in good order', async () => {
     const { uri, server } = await startNbdkit(['--filter=exitlast', 'memory', '1M']);
     const backend = await open(uri);
     await backend.write(0, filled(512, 1));
@@ -235,6 +235,10 @@ requires('nbd-server')('nbd-server', () => {
   });
 });
 
+interface Run {
+  compressed?: boolean;
+}
+
 requires('qemu-nbd')('qemu-nbd', () => {
   it('structured replies, contexts, several clients', async () => {
     const dir = tempDir();
@@ -258,8 +262,8 @@ requires('qemu-nbd')('qemu-nbd', () => {
         `driver=nbd,server.type=unix,server.path=${socket},` +
         'x-dirty-bitmap=qemu:allocation-depth';
       const args = ['map', '--output=json', '--image-opts', spec];
-      const ours = JSON.parse((await runOk(img, args)).stdout);
-      const theirs = JSON.parse((await runOk('qemu-img', args)).stdout);
+      const ours = parseJson<Run[]>((await runOk(img, args)).stdout);
+      const theirs = parseJson<Run[]>((await runOk('qemu-img', args)).stdout);
       // Debian's version 7 does not tell of compression.
       for (const run of ours) delete run.compressed;
       for (const run of theirs) delete run.compressed;

@@ -13,7 +13,7 @@ import {
   tempDir,
   testSeed,
 } from '../support/index.js';
-import { freePort, startNbd, startProcess, untilPort, uriOf } from './nbd-support.js';
+import { freePort, parseJson, startNbd, startProcess, untilPort, uriOf } from './nbd-support.js';
 
 const MiB = 1024 * 1024;
 let vdiskImg = '';
@@ -41,13 +41,18 @@ async function qcow2Of(path: string): Promise<string> {
   return out;
 }
 
+interface Info {
+  readonly exports: readonly object[];
+}
+
 requires('nbdinfo')('nbdinfo', () => {
   it('tells what the export can do', async () => {
     const { path } = sparseFile(new Random(1), tempDir());
     const args = ['-f', 'raw', '-x', 'disk one', '-D', 'the first disk', '-A', path];
     const { socket } = await startNbd(args);
     const uri = `nbd+unix:///disk%20one?socket=${socket}`;
-    const { exports, ...head } = JSON.parse((await runOk('nbdinfo', ['--json', uri])).stdout);
+    const text = (await runOk('nbdinfo', ['--json', uri])).stdout;
+    const { exports, ...head } = parseJson<Info>(text);
     expect(head).toMatchObject({ protocol: 'newstyle-fixed', structured: true, TLS: false });
     expect(exports).toHaveLength(1);
     expect(exports[0]).toMatchObject({
@@ -73,7 +78,8 @@ requires('nbdinfo')('nbdinfo', () => {
   it('sees a read-only export, and one for a single client', async () => {
     const { path } = sparseFile(new Random(1), tempDir());
     const { uri } = await startNbd(['-f', 'raw', '-r', '-e', '1', path]);
-    const [shown] = JSON.parse((await runOk('nbdinfo', ['--json', uri])).stdout).exports;
+    const text = (await runOk('nbdinfo', ['--json', uri])).stdout;
+    const [shown] = parseJson<Info>(text).exports;
     expect(shown).toMatchObject({
       is_read_only: true,
       can_trim: false,
@@ -89,7 +95,7 @@ requires('nbdinfo')('nbdinfo', () => {
     const qcow2 = await qcow2Of(path);
     const { uri } = await startNbd(['-f', 'qcow2', '-r', '-A', qcow2]);
     const map = async (...args: string[]): Promise<{ offset: number; length: number }[]> =>
-      JSON.parse((await runOk('nbdinfo', ['--json', ...args, uri])).stdout);
+      parseJson((await runOk('nbdinfo', ['--json', ...args, uri])).stdout);
     const own = JSON.parse(
       (await runOk(vdiskImg, ['map', '--output=json', '-f', 'qcow2', qcow2])).stdout,
     ) as { start: number; length: number; data: boolean }[];
@@ -221,8 +227,8 @@ requires('qemu-img', 'qemu-io')("QEMU's tools as clients", () => {
     const out = join(dir, 'out.qcow2');
     await runOk('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', uri, out]);
     await runOk('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', out, uri]);
-    const info = JSON.parse((await runOk('qemu-img', ['info', '--output=json', uri])).stdout);
-    expect(info['virtual-size']).toBe(data.length);
+    const info = await runOk('qemu-img', ['info', '--output=json', uri]);
+    expect(parseJson(info.stdout)).toMatchObject({ 'virtual-size': data.length });
     const commands = ['write -P 7 1000 5000', 'write -z -u 4096 100k', 'discard 1M 1M', 'flush'];
     const args = [...commands, 'read -P 7 1000 3096'].flatMap((c) => ['-c', c]);
     const { stdout } = await runOk('qemu-io', ['-f', 'raw', ...args, uri]);
@@ -237,6 +243,12 @@ requires('qemu-img', 'qemu-io')("QEMU's tools as clients", () => {
   });
 });
 
+interface FioJob {
+  readonly error: number;
+  readonly read: { readonly total_ios: number };
+  readonly write: { readonly total_ios: number };
+}
+
 requires('fio')("fio's nbd engine", () => {
   it('writes at random at depth 32 and finds everything as it wrote it', async () => {
     const path = join(tempDir(), 'disk.raw');
@@ -247,10 +259,9 @@ requires('fio')("fio's nbd engine", () => {
       ...['--name=verify', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=512-16k'],
       ...['--iodepth=32', '--size=8M', '--verify=crc32c', '--output-format=json'],
     ]);
-    const start = stdout.indexOf('{');
-    const [job] = JSON.parse(stdout.slice(start)).jobs;
-    expect(job.error).toBe(0);
-    expect(job.read.total_ios).toBe(job.write.total_ios);
+    const { jobs } = parseJson<{ jobs: readonly FioJob[] }>(stdout);
+    expect(jobs[0]?.error).toBe(0);
+    expect(jobs[0]?.read.total_ios).toBe(jobs[0]?.write.total_ios);
   });
 });
 

@@ -130,3 +130,8 @@ export async function startNbdkit(args: readonly string[], exportName = ''): Pro
 export function uriOf(socket: string, exportName = ''): string {
   return `nbd+unix:///${exportName}?socket=${socket}`;
 }
+
+/** JSON that a program printed, of the type that the test says it has. */
+export function parseJson<T>(text: string): T {
+  return JSON.parse(text.slice(text.search(/[[{]/))) as T;
+}

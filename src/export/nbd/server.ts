@@ -117,7 +117,8 @@ export class NbdServer {
 
   /** Listens; resolves to the address with its real port. */
   async listen(address: SocketAddress, mode?: number): Promise<SocketAddress> {
-    const options = mode === undefined ? {} : { mode };
+    const plain = this.#init.tls === undefined;
+    const options = mode === undefined ? { plain } : { mode, plain };
     const listener = await this.#init.sockets.listen(
       address,
       (stream) => {

@@ -45,6 +45,10 @@ export interface NativeBinding {
   extentAt(fd: number, offset: number): number;
   /** Bits: 1 zlib, 2 zstd. */
   codecs(): number;
+  /** Bytes that the kernel took of `count` (address, length) pairs; or a negative errno. */
+  sendPieces(fd: number, address: number, count: number): number;
+  /** A second descriptor of a socket, whose send buffer is set; or a negative errno. */
+  duplicate(fd: number, sendBuffer: number): number;
   isZero(b: Uint8Array): boolean;
   crc32c(b: Uint8Array, seed: number): number;
   /** `tables`: without the CPU's AES instructions. */

@@ -7,6 +7,7 @@ import { HostError } from '../file.js';
 import { errnoText } from '../errno.js';
 import type { ByteStream, HostSockets, Listener, SocketAddress, TlsOptions } from '../socket.js';
 import { toHostError } from './errors.js';
+import { Outlet, slabReads, tryTakeOver } from './plain-socket.js';
 
 const nothing = (): void => undefined;
 
@@ -28,11 +29,14 @@ class NodeStream implements ByteStream {
   #error: Error | undefined;
   #closed = false;
   #upgraded = false;
+  readonly #outlet: Outlet | undefined;
 
-  constructor(socket: Socket, peerName: string) {
+  /** `plain`: the socket was made with {@link slabReads} for `received`. */
+  constructor(socket: Socket, peerName: string, plain = false) {
     this.#socket = socket;
     this.peerName = peerName;
-    socket.on('data', this.#data);
+    this.#outlet = plain ? Outlet.tryOf(socket) : undefined;
+    if (!plain) socket.on('data', this.#data);
     socket.on('error', this.#failed);
     socket.on('end', this.#ended);
     socket.on('close', this.#ended);
@@ -43,6 +47,11 @@ class NodeStream implements ByteStream {
     // Above the ports there are no Buffers: their slice() shares memory.
     this.onData(new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength));
   };
+
+  /** Bytes that came in the short way. */
+  received(piece: Uint8Array): void {
+    this.onData(piece);
+  }
 
   readonly #failed = (error: Error): void => {
     this.#error ??= toHostError(error);
@@ -58,8 +67,17 @@ class NodeStream implements ByteStream {
     this.onDrain();
   };
 
-  write(pieces: readonly Uint8Array[], sent?: () => void): boolean {
+  // hot: bench/nbd
+  write(all: readonly Uint8Array[], sent?: () => void): boolean {
     const socket = this.#socket;
+    let pieces = all;
+    if (this.#outlet !== undefined && socket.writableLength === 0 && socket.writable) {
+      pieces = behind(all, this.#outlet.send(all));
+      if (pieces.length === 0) {
+        sent?.();
+        return true;
+      }
+    }
     const last = pieces[pieces.length - 1];
     if (socket.destroyed || !socket.writable || last === undefined) return true;
     const done =
@@ -116,6 +134,19 @@ class NodeStream implements ByteStream {
     stream.tlsIdentity = identity;
     return stream;
   }
+}
+
+/** What is left of pieces of which `bytes` are done. */
+function behind(pieces: readonly Uint8Array[], bytes: number): readonly Uint8Array[] {
+  let left = bytes;
+  for (const [i, piece] of pieces.entries()) {
+    if (left < piece.byteLength) {
+      if (left === 0) return i === 0 ? pieces : pieces.slice(i);
+      return [piece.subarray(left), ...pieces.slice(i + 1)];
+    }
+    left -= piece.byteLength;
+  }
+  return [];
 }
 
 /** Where an address lives, as people write it. */
@@ -177,10 +208,18 @@ function familyOf(address: Extract<SocketAddress, { type: 'inet' }>): 0 | 4 | 6 
   return address.ipv6 === false ? 4 : 0;
 }
 
-async function connect(address: SocketAddress, signal?: AbortSignal): Promise<ByteStream> {
+async function connect(
+  address: SocketAddress,
+  signal?: AbortSignal,
+  options: { readonly plain?: boolean } = {},
+): Promise<ByteStream> {
+  const plain = options.plain === true;
+  let stream: NodeStream | undefined;
+  const onread = plain ? { onread: slabReads((piece) => stream?.received(piece)) } : {};
   if (address.type === 'fd') {
-    const socket = new NetSocket({ fd: address.fd, allowHalfOpen: true });
-    return new NodeStream(socket, addressText(address));
+    const how = { fd: address.fd, allowHalfOpen: true, ...onread };
+    const socket = new NetSocket(how);
+    return (stream = new NodeStream(socket, addressText(address), plain));
   }
   const ways: NetConnectOpts[] = [];
   if (address.type === 'unix') {
@@ -194,10 +233,10 @@ async function connect(address: SocketAddress, signal?: AbortSignal): Promise<By
   let failure: unknown;
   for (const way of ways) {
     try {
-      const socket = await connectOne(way, signal);
+      const socket = await connectOne({ ...way, ...onread }, signal);
       socket.setNoDelay(true);
       if (address.type === 'inet' && address.keepAlive === true) socket.setKeepAlive(true);
-      return new NodeStream(socket, addressText(address));
+      return (stream = new NodeStream(socket, addressText(address), plain));
     } catch (e) {
       failure ??= e;
       if (signal?.aborted === true) break;
@@ -267,17 +306,27 @@ function realAddress(server: Server, address: SocketAddress): SocketAddress {
   return { ...address, port: String(at.port) };
 }
 
+function plainStream(accepted: Socket, name: string): NodeStream {
+  const onread = slabReads((piece) => {
+    stream.received(piece);
+  });
+  const socket = tryTakeOver(accepted, onread);
+  const stream =
+    socket === undefined ? new NodeStream(accepted, name) : new NodeStream(socket, name, true);
+  return stream;
+}
+
 async function listen(
   address: SocketAddress,
   onConnection: (stream: ByteStream) => void,
-  options: { readonly mode?: number; readonly backlog?: number } = {},
+  options: { readonly mode?: number; readonly backlog?: number; readonly plain?: boolean } = {},
 ): Promise<Listener> {
   const how = await listenOptions(address, options.backlog ?? 128);
   clearOld(address);
   const server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => {
     const peer = socket.remoteAddress;
     const name = peer === undefined ? addressText(address) : `${peer}:${socket.remotePort ?? 0}`;
-    onConnection(new NodeStream(socket, name));
+    onConnection(options.plain === true ? plainStream(socket, name) : new NodeStream(socket, name));
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => {

@@ -82,7 +82,8 @@ async function connectOnce(
   credentials: TlsCredentials | undefined,
   signal?: AbortSignal,
 ): Promise<NbdConnection> {
-  let stream = await sockets.connect(address, signal);
+  const plain = credentials === undefined;
+  let stream = await sockets.connect(address, signal, { plain });
   const abort = (): void => {
     stream.destroy();
   };
