@@ -1,6 +1,6 @@
 /** Walking down a backing chain. */
 import type { HostFiles } from '../host/file.js';
-import { completePath } from './filename.js';
+import { nameSeenFrom } from './filename.js';
 import type { BlockNode } from './node.js';
 import { below, skipFilters } from './status.js';
 
@@ -26,7 +26,7 @@ export async function findBacking(top: BlockNode, name: string): Promise<BlockNo
   let above = skipFilters(top);
   for (const image of chainDown(top)) {
     if (name === above.backingFile) return image;
-    const full = tryComplete(files, above.filename, name);
+    const full = tryComplete(files, above, name);
     if (full !== undefined && (await isSameFile(files, full, image.filename))) return image;
     above = image;
   }
@@ -43,9 +43,9 @@ export async function findInChain(top: BlockNode, path: string): Promise<BlockNo
   return undefined;
 }
 
-function tryComplete(files: HostFiles, base: string, name: string): string | undefined {
+function tryComplete(files: HostFiles, base: BlockNode, name: string): string | undefined {
   try {
-    return completePath(files, base, name);
+    return nameSeenFrom(files, base, name);
   } catch {
     // An image that no plain name opens has no folder.
     return undefined;

@@ -5,6 +5,7 @@ import { inQemuOrder } from '../lib/qdict-order.js';
 import type { NodeOptions } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockNode } from './node.js';
+import { Role } from './types.js';
 
 /** The protocol in front of a name (`nbd` of `nbd://…`), if there is one. */
 export function schemeOf(filename: string): string | undefined {
@@ -85,4 +86,32 @@ export function completePath(files: HostFiles, base: string, name: string): stri
   const rest = base.slice(scheme.length + 1);
   const slash = rest.lastIndexOf('/');
   return `${scheme}:${rest.slice(0, slash + 1)}${name}`;
+}
+
+/** Drivers whose nodes stand in no folder, as QEMU calls them. */
+const withoutFolder: Readonly<Record<string, string>> = { quorum: 'quorum', nbd: 'NBD' };
+
+/**
+ * `name` as the image `node` means it: in the folder of the file that stores the image, under
+ * whatever filters. Absolute names and names with a protocol stay. Throws ENOTSUP where there is
+ * no folder.
+ */
+export function nameSeenFrom(files: HostFiles, node: BlockNode, name: string): string {
+  if (name === '' || schemeOf(name) !== undefined || files.isAbsolute(name)) return name;
+  let storage = node;
+  for (;;) {
+    const kind = withoutFolder[storage.driver.name];
+    if (kind !== undefined) throw noFolder(kind);
+    const children = [...storage.children.values()];
+    const primary = children.find((child) => (child.role & Role.primary) !== 0);
+    if (primary === undefined) break;
+    storage = primary.node;
+  }
+  const exact = exactFilename(storage);
+  if (exact === undefined) throw noFolder(storage.driver.name);
+  return completePath(files, exact, name);
+}
+
+function noFolder(kind: string): BlockError {
+  return new BlockError('ENOTSUP', `Cannot generate a base directory for ${kind} nodes`);
 }

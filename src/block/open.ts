@@ -11,7 +11,7 @@ import type { ChildParent } from './child.js';
 import { Child, defaultPerms } from './child.js';
 import type { ChildRequest, Driver, NodeOptions, OpenContext, OpenFlags } from './driver.js';
 import { BlockError, messageOf, prepend } from './errors.js';
-import { completePath, exactFilename, schemeOf } from './filename.js';
+import { exactFilename, nameSeenFrom, schemeOf } from './filename.js';
 import type { BlockGraph, OpenSpec } from './graph.js';
 import { BlockNode } from './node.js';
 import type { GenericOptions } from './node-options.js';
@@ -495,11 +495,11 @@ async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise
     await attach(plan.graph, node, found, 'backing', Role.cow);
     return;
   }
+  const filename =
+    named || (explicit['driver'] !== undefined && node.autoBackingFile === '')
+      ? undefined
+      : backingPath(plan.graph, node);
   try {
-    const filename =
-      named || (explicit['driver'] !== undefined && node.autoBackingFile === '')
-        ? undefined
-        : backingPath(plan.graph, node);
     const chain = extendChain(plan.how.chain, node);
     if (filename !== undefined && chain.includes(filename)) {
       throw new BlockError('ELOOP', `Backing file '${filename}' creates an infinite loop.`);
@@ -523,10 +523,8 @@ async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise
 /** The backing file's name, completed with the folder of the image that names it. */
 export function backingPath(graph: BlockGraph, node: BlockNode): string {
   const name = node.autoBackingFile;
-  const full =
-    graph.host.files === undefined
-      ? name
-      : completePath(graph.host.files, exactFilename(node) ?? graph.filenameOf(node), name);
+  const { files } = graph.host;
+  const full = files === undefined ? name : nameSeenFrom(files, node, name);
   node.autoBackingFile = full;
   return full;
 }

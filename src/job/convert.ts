@@ -23,6 +23,8 @@ import { SECTOR } from './copy-plan.js';
 import { Copy } from './copy.js';
 import type { OperationOptions } from './operation.js';
 import { ProgressMeter } from './operation.js';
+import type { StoreOptions } from './store-runs.js';
+import { copyStream } from './stream-in.js';
 
 /** Where a conversion goes to. */
 export interface ConvertTarget {
@@ -50,6 +52,8 @@ export interface ConvertTarget {
 export interface ConvertOptions extends OperationOptions {
   readonly graph: BlockGraph;
   readonly sources: readonly Backend[];
+  /** Instead of `sources`: the bytes of a raw image whose length is not known. */
+  readonly stream?: AsyncIterable<Uint8Array> | undefined;
   readonly target: ConvertTarget;
   /** Write compressed clusters. */
   readonly compress?: boolean;
@@ -112,6 +116,7 @@ interface Made {
 function existing(options: ConvertOptions): Made {
   const { target } = options;
   const hasBacking = target.backingFile !== undefined;
+  if (hasBacking) checkOneSource(options);
   if (target.isZero === true && hasBacking) {
     throw new BlockError(
       'EINVAL',
@@ -141,16 +146,11 @@ async function makeTarget(options: ConvertOptions): Promise<Made> {
   });
   const { values, driver } = prepared;
   const hasBacking = values['backing_file'] !== undefined;
+  if (hasBacking) checkOneSource(options);
   if (hasBacking && values['backing_fmt'] === undefined) {
     throw new BlockError('EINVAL', 'Use of backing file requires explicit backing format');
   }
-  if (hasBacking && sources.length > 1) {
-    throw new BlockError(
-      'EINVAL',
-      'Having a backing file for the target makes no sense when concatenating ' +
-        'multiple input images',
-    );
-  }
+  if (options.stream !== undefined) checkStream(values);
   if (options.compress === true) checkCompression(driver.compresses === true, values);
   if ((options.bitmaps ?? 'none') !== 'none' && driver.storesBitmaps !== true) {
     throw new BlockError('ENOTSUP', `Format driver '${driver.name}' does not support bitmaps`);
@@ -165,6 +165,29 @@ async function makeTarget(options: ConvertOptions): Promise<Made> {
     if (name.endsWith('key-secret') && value !== undefined) openOptions[name] = value;
   }
   return { openOptions, hasBacking };
+}
+
+/** What a target has on top of its backing file can come from one source only. */
+function checkOneSource({ sources }: ConvertOptions): void {
+  if (sources.length <= 1) return;
+  throw new BlockError(
+    'EINVAL',
+    'Having a backing file for the target makes no sense when concatenating multiple input images',
+  );
+}
+
+/** The image grows while it is written. */
+function checkStream(values: CreateValues): void {
+  if (values['backing_file'] !== undefined) {
+    throw new BlockError('EINVAL', 'A stream cannot be compared with a backing file');
+  }
+  const preallocation = values['preallocation'] ?? 'off';
+  if (preallocation !== 'off') {
+    throw new BlockError(
+      'EINVAL',
+      `Cannot preallocate ('${String(preallocation)}') for a stream: its length is not known`,
+    );
+  }
 }
 
 function checkCompression(can: boolean, values: CreateValues): void {
@@ -204,16 +227,36 @@ async function convertInto(
   const minSparse = options.minSparse ?? DEFAULT_SPARSE;
   const { node } = target;
   const cluster = await clusterBytes(node, compress);
-  const copy = new Copy({
+  const store = {
     host: graph.host,
-    sources: options.sources,
     target,
-    targetHasBacking: hasBacking,
-    targetBackingBytes: hasBacking ? skipFilters(node).backing?.size : undefined,
     targetIsZero: await readsAsZero(options, target, hasBacking),
     minSparse,
     alignment: Math.max(await sparseUnit(options, node), node.limits.requestAlignment, SECTOR),
     compressCluster: cluster,
+  };
+  if (options.stream === undefined) {
+    await copyImages(options, store, hasBacking, meter);
+  } else {
+    const { stream } = options;
+    await copyStream({ ...store, stream, fixed: options.target.exists === true, meter });
+  }
+  // A stream of compressed clusters may need a trailer.
+  if (cluster !== undefined) await target.write(0, Iov.of(new Uint8Array(0)), Req.compressed);
+}
+
+async function copyImages(
+  options: ConvertOptions,
+  store: StoreOptions,
+  hasBacking: boolean,
+  meter: ProgressMeter,
+): Promise<void> {
+  const { target } = store;
+  const copy = new Copy({
+    ...store,
+    sources: options.sources,
+    targetHasBacking: hasBacking,
+    targetBackingBytes: hasBacking ? skipFilters(target.node).backing?.size : undefined,
     parallel: options.parallel ?? DEFAULT_PARALLEL,
     outOfOrder: options.outOfOrder ?? false,
     offload: options.offload ?? false,
@@ -226,8 +269,6 @@ async function convertInto(
     throw new BlockError('EINVAL', 'output file is smaller than input file');
   }
   await copy.run();
-  // A stream of compressed clusters may need a trailer.
-  if (cluster !== undefined) await target.write(0, Iov.of(new Uint8Array(0)), Req.compressed);
 }
 
 /** Size of the clusters to compress; undefined when nothing is compressed. */

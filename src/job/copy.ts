@@ -17,8 +17,8 @@ import type { PlanOptions, RunList, Source } from './copy-plan.js';
 import { CopyPlan, RunKind, SECTOR } from './copy-plan.js';
 import { offload } from './copy-offload.js';
 import type { ProgressMeter } from './operation.js';
+import { mapFor, storeRuns } from './store-runs.js';
 import type { ZeroMap } from './zero-runs.js';
-import { dropShortZeroRuns, makeZeroMap, runEnd, scanZeroes } from './zero-runs.js';
 
 export interface CopyOptions extends PlanOptions {
   readonly host: Host;
@@ -269,37 +269,9 @@ export class Copy {
     if (minSparse === 0 && compressCluster === undefined) {
       return this.#placed(piece, target.write(piece.start, Iov.of(bytes)));
     }
-    return this.#placed(piece, this.#storeRuns(piece.start, bytes, slot));
-  }
-
-  #storeRuns(start: number, bytes: Uint8Array, slot: Slot): Promise<void> {
-    const { host, minSparse, alignment, targetIsZero, target, compressCluster } = this.#options;
-    const block = compressCluster ?? alignment;
-    const map = (slot.map ??= makeZeroMap(Math.ceil(this.#pieceBytes / block) + 1));
-    const skew = start % block;
-    if (minSparse === 0) {
-      map.blocks = Math.ceil((bytes.byteLength + skew) / block);
-      map.zero.fill(0, 0, map.blocks);
-    } else {
-      scanZeroes(map, bytes, block, skew, host.hot);
-      if (compressCluster === undefined) dropShortZeroRuns(map, Math.ceil(minSparse / block));
-    }
-    const writes: Promise<void>[] = [];
-    for (let from = 0; from < map.blocks;) {
-      const zero = map.zero[from] === 1;
-      // Compressed clusters are written one by one.
-      const to = compressCluster !== undefined && !zero ? from + 1 : runEnd(map, from);
-      const at = Math.max(0, from * block - skew);
-      const end = Math.min(to * block - skew, bytes.byteLength);
-      if (!zero) {
-        const flags = compressCluster === undefined ? 0 : Req.compressed;
-        writes.push(target.write(start + at, Iov.of(bytes.subarray(at, end)), flags));
-      } else if (!targetIsZero) {
-        writes.push(target.writeZeroes(start + at, end - at, Req.mayUnmap));
-      }
-      from = to;
-    }
-    return settled(writes);
+    const { alignment } = this.#options;
+    slot.map ??= mapFor(this.#pieceBytes, compressCluster ?? alignment);
+    return this.#placed(piece, storeRuns(this.#options, piece.start, bytes, slot.map));
   }
 
   async #offloadOrCopy(piece: Piece, slot: Slot): Promise<void> {
@@ -391,12 +363,4 @@ function isPageCached(top: BlockNode): boolean {
 function placed(what: 'reading' | 'writing', offset: number, cause: unknown): BlockError {
   const text = `error while ${what} at byte ${String(offset)}: ${errorText(cause)}`;
   return new BlockError(errorCode(cause), text, { cause });
-}
-
-/** Waits for all, then throws the first error, so that no buffer is in use any more. */
-async function settled(writes: readonly Promise<void>[]): Promise<void> {
-  if (writes.length === 1) return writes[0];
-  for (const result of await Promise.allSettled(writes)) {
-    if (result.status === 'rejected') throw result.reason;
-  }
 }

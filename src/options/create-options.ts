@@ -182,7 +182,9 @@ function jsType(option: CreateOption): string {
 
 function summaryValue(value: string | number | boolean): string {
   if (typeof value === 'boolean') return value ? 'on' : 'off';
-  return typeof value === 'number' ? String(value) : value.replaceAll(',', ',,');
+  if (typeof value === 'string') return value.replaceAll(',', ',,');
+  // Sizes that no image can have are written in full all the same.
+  return value >= 1e15 ? String(BigInt(value)) : String(value);
 }
 
 /** `size=1048576 lazy_refcounts=off`: given values and defaults in the order of the set. */

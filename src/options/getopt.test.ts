@@ -109,6 +109,38 @@ describe('parseArgs', () => {
     expect(parseArgs(info, ['-s', 'x'])).toMatchObject({ values: { sync: '' }, operands: ['x'] });
   });
 
+  it('takes an optional value of the long form only, when the short one is declared plain', () => {
+    const copy = command({
+      name: 'copy',
+      summary: '',
+      options: {
+        progress: { short: 'p', long: 'progress', arg: 'json', optionalArg: 'long', doc: '' },
+        quiet: { short: 'q', doc: '' },
+      },
+    });
+    expect(parseArgs(copy, ['-pq', 'a'])).toEqual({
+      values: { progress: '', quiet: true },
+      operands: ['a'],
+    });
+    expect(parseArgs(copy, ['--prog=json', 'a']).values.progress).toBe('json');
+    expect(parseArgs(copy, ['--progress', 'a']).operands).toEqual(['a']);
+    expect(optionForms(copy.options.progress)).toBe('-p, --progress[=json]');
+  });
+
+  it('takes the names of additions in full only', () => {
+    const copy = command({
+      name: 'copy',
+      summary: '',
+      options: {
+        progress: { long: 'progress', doc: '' },
+        profile: { long: 'profile', exact: true, doc: '' },
+      },
+    });
+    expect(parseArgs(copy, ['--pro']).values).toEqual({ progress: true, profile: false });
+    expect(parseArgs(copy, ['--profile']).values.profile).toBe(true);
+    expect(() => parseArgs(copy, ['--profil'])).toThrow("unrecognized option '--profil'");
+  });
+
   it('stops at the first operand when told so', () => {
     const tool = command({
       name: 'vdisk-img',

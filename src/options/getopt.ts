@@ -39,14 +39,19 @@ export interface OptionSpec {
   readonly aliases?: readonly string[];
   /** Name of the argument in help texts (`FMT`, `human|json`); absent: takes none. */
   readonly arg?: string;
-  /** The argument may be missing (`--opt` or `--opt=x`, never `--opt x`). */
-  readonly optionalArg?: boolean;
+  /**
+   * The argument may be missing (`--opt` or `--opt=x`, never `--opt x`); `'long'`: the short form
+   * takes none at all, so that letters may follow it.
+   */
+  readonly optionalArg?: boolean | 'long';
   /** Each use counts: the value is a list. */
   readonly repeat?: boolean;
   /** One or two sentences for help and man page. */
   readonly doc: string;
   /** Words or kind of words for shell completion of the argument. */
   readonly complete?: readonly string[] | 'file' | 'format' | 'protocol';
+  /** Long names cannot be cut: an addition must not make another option's abbreviation unclear. */
+  readonly exact?: boolean;
   /** Accepted but not shown. */
   readonly hidden?: boolean;
 }
@@ -106,12 +111,16 @@ function longNames(spec: CommandSpec): LongName[] {
 function findLong(names: readonly LongName[], name: string, text: string): LongName {
   const exact = names.find((each) => each.name === name);
   if (exact !== undefined) return exact;
-  const possible = names.filter((each) => each.name.startsWith(name));
+  const possible = names.filter((each) => each.spec.exact !== true && each.name.startsWith(name));
   const [first] = possible;
   if (first === undefined) throw new GetoptError(`unrecognized option '--${text}'`);
   if (possible.every((each) => each.key === first.key)) return first;
   const listed = possible.map((each) => `'--${each.name}'`).join(' ');
   throw new GetoptError(`option '--${text}' is ambiguous; possibilities: ${listed}`);
+}
+
+function mayMiss({ optionalArg = false }: OptionSpec): boolean {
+  return optionalArg !== false;
 }
 
 class Reader {
@@ -159,7 +168,7 @@ class Reader {
       }
       return { key: found.key, value: undefined, written };
     }
-    if (given !== undefined || found.spec.optionalArg === true) {
+    if (given !== undefined || mayMiss(found.spec)) {
       return { key: found.key, value: given, written };
     }
     if (this.next >= this.argv.length) {
@@ -175,14 +184,14 @@ class Reader {
       if (found === undefined) throw new GetoptError(`invalid option -- '${letter}'`);
       const { key, spec } = found;
       const written = `-${letter}`;
-      if (spec.arg === undefined) {
+      if (spec.arg === undefined || spec.optionalArg === 'long') {
         yield { key, value: undefined, written };
         continue;
       }
       const rest = letters.slice(index + 1).join('');
       if (rest !== '') {
         yield { key, value: rest, written };
-      } else if (spec.optionalArg === true) {
+      } else if (mayMiss(spec)) {
         yield { key, value: undefined, written };
       } else {
         if (this.next >= this.argv.length) {
@@ -250,7 +259,7 @@ export function optionForms(option: OptionSpec): string {
   if (long !== undefined) names.push(`--${long}`);
   const written = names.join(', ');
   if (arg === undefined) return written;
-  if (option.optionalArg === true) return `${written}[${long === undefined ? '' : '='}${arg}]`;
+  if (mayMiss(option)) return `${written}[${long === undefined ? '' : '='}${arg}]`;
   return `${written} ${arg}`;
 }
 

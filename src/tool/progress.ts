@@ -1,11 +1,12 @@
 /**
  * Progress on the command line. With `-p` to a file or pipe: qemu-img's text,
  * `    (12.34/100%)` and a carriage return. On a terminal: a bar with rate and time left. Without
- * `-p`: one line on standard error for each SIGUSR1.
+ * `-p`: one line on standard error for each SIGUSR1. `--progress=json`: lines of JSON.
  */
 import type { Progress } from '../job/operation.js';
 import { formatSize } from '../lib/sizes.js';
 import type { Program } from './program.js';
+import { UsageError } from './program.js';
 import { isTerminal } from './terminal.js';
 
 /** Steps of qemu-img's percentage. */
@@ -22,11 +23,41 @@ export interface ProgressShow {
   end(complete: boolean): void;
 }
 
-/** Chooses how to show progress. `quiet` wins over `wanted`. */
-export function showProgress(program: Program, wanted: boolean, quiet: boolean): ProgressShow {
-  if (!wanted || quiet) return onSignal(program);
-  return isTerminal(1) ? bar(program) : percentText(program);
+/** What was asked for: `-p`, `--progress=json`. */
+export type ProgressWish = 'off' | 'text' | 'json';
+
+/** The argument of `--progress`; a line of its own for another one than `json`. */
+export function progressWish(value: string): ProgressWish {
+  if (value === '') return 'text';
+  if (value === 'json') return 'json';
+  throw new UsageError(`--progress expects 'json' not '${value}'`);
 }
+
+export interface ShowOptions {
+  /** Wins over what was asked for. */
+  readonly quiet: boolean;
+  /** Standard output carries data: progress goes to standard error. */
+  readonly toErrors?: boolean;
+}
+
+/** Chooses how to show progress. */
+export function showProgress(
+  program: Program,
+  wish: ProgressWish,
+  { quiet, toErrors = false }: ShowOptions,
+): ProgressShow {
+  if (wish === 'off' || quiet) return onSignal(program);
+  const print = (text: string): void => {
+    if (toErrors) program.output.err(text);
+    else program.print(text);
+    program.output.flush();
+  };
+  if (wish === 'json') return jsonLines(print);
+  return isTerminal(toErrors ? 2 : 1) ? bar(print) : percentText(print);
+}
+
+/** How to print a piece of text at once. */
+type Print = (text: string) => void;
 
 function percent({ done, total }: Progress): number {
   return total === 0 ? 0 : Math.min(100, (done * 100) / total);
@@ -37,12 +68,11 @@ function percentLine(value: number): string {
 }
 
 /** qemu-img's own way. */
-function percentText(program: Program): ProgressShow {
+function percentText(print: Print): ProgressShow {
   let shown = 0;
   const show = (value: number): void => {
     shown = value;
-    program.print(`${percentLine(value)}\r`);
-    program.output.flush();
+    print(`${percentLine(value)}\r`);
   };
   show(0);
   return {
@@ -53,20 +83,18 @@ function percentText(program: Program): ProgressShow {
     },
     end(complete) {
       if (complete) show(100);
-      program.print('\n');
-      program.output.flush();
+      print('\n');
     },
   };
 }
 
-function bar(program: Program): ProgressShow {
+function bar(print: Print): ProgressShow {
   let shownAt = 0;
   let width = 0;
   const show = (progress: Progress): void => {
     const line = barLine(progress);
-    program.print(`\r${line.padEnd(width)}`);
+    print(`\r${line.padEnd(width)}`);
     width = line.length;
-    program.output.flush();
   };
   let last: Progress = { done: 0, total: 0, bytesPerSecond: 0, secondsLeft: undefined };
   return {
@@ -79,8 +107,45 @@ function bar(program: Program): ProgressShow {
     },
     end(complete) {
       show(complete ? { ...last, done: last.total, secondsLeft: 0 } : last);
-      program.print('\n');
-      program.output.flush();
+      print('\n');
+    },
+  };
+}
+
+/**
+ * A line for each step, at most one in {@link FRAME_MS}, and a last one that tells the end. Counts
+ * are bytes; what is not known is absent.
+ */
+function jsonLines(print: Print): ProgressShow {
+  let shownAt = -FRAME_MS;
+  let last: Progress = { done: 0, total: 0, bytesPerSecond: 0, secondsLeft: undefined };
+  const show = (progress: Progress, status: 'running' | 'completed' | 'failed'): void => {
+    const { done, total, bytesPerSecond, secondsLeft } = progress;
+    const part = status === 'completed' ? 100 : percent(progress);
+    const rounded = (value: number): number => Math.round(value * 100) / 100;
+    const line = {
+      status,
+      done,
+      total,
+      percent: rounded(part),
+      ...(bytesPerSecond > 0 ? { 'bytes-per-second': Math.round(bytesPerSecond) } : {}),
+      ...(status === 'running' && secondsLeft !== undefined
+        ? { 'seconds-left': rounded(secondsLeft) }
+        : {}),
+    };
+    print(`${JSON.stringify(line)}\n`);
+  };
+  return {
+    update(progress) {
+      last = progress;
+      const now = performance.now();
+      if (now - shownAt < FRAME_MS) return;
+      shownAt = now;
+      show(progress, 'running');
+    },
+    end(complete) {
+      if (complete) show({ ...last, done: last.total }, 'completed');
+      else show(last, 'failed');
     },
   };
 }

@@ -33,7 +33,10 @@ import { parseValue, t } from '../../options/schema.js';
 export const rawOptions = t.struct('BlockdevOptionsRaw', {
   offset: t.optional(t.size({ doc: 'where the image begins in the file, in bytes', reopen: true })),
   size: t.optional(
-    t.size({ doc: 'length of the image in bytes; default: to the end of the file' }),
+    t.size({
+      doc: 'length of the image in bytes; default: to the end of the file',
+      reopen: true,
+    }),
   ),
 });
 

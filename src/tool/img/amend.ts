@@ -12,7 +12,8 @@ import { hasHelp } from '../../options/qemu-opts.js';
 import { cacheMode, openImage, toolGraph } from '../images.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
-import { showProgress } from '../progress.js';
+import type { ProgressWish } from '../progress.js';
+import { progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 import { addOptionText } from './create.js';
@@ -50,7 +51,7 @@ interface Asked {
   imageOpts: boolean;
   cache: string;
   quiet: boolean;
-  progress: boolean;
+  progress: ProgressWish;
   force: boolean;
   readonly optionTexts: string[];
 }
@@ -64,7 +65,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     imageOpts: false,
     cache: 'writeback',
     quiet: false,
-    progress: false,
+    progress: 'off',
     force: false,
     optionTexts: [],
   };
@@ -73,6 +74,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'format') asked.format = value;
     else if (key === 'cache') asked.cache = value;
     else if (key === 'options') addOptionText(asked.optionTexts, value);
+    else if (key === 'progress') asked.progress = progressWish(value);
     else if (key === 'object') await objects.add(value);
     else if (key !== 'help') asked[key] = true;
   }
@@ -129,7 +131,7 @@ async function amendOpen(program: Program, asked: Asked, backend: Backend): Prom
   );
   // An interrupt waits until the image is consistent again.
   const interrupts = watchInterrupts();
-  const show = showProgress(program, asked.progress, asked.quiet);
+  const show = showProgress(program, asked.progress, asked);
   const none = { bytesPerSecond: 0, secondsLeft: undefined };
   try {
     show.update({ done: 0, total: 1, ...none });

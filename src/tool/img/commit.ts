@@ -7,7 +7,8 @@ import { cacheMode, openImage, toolGraph } from '../images.js';
 import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
-import { showProgress } from '../progress.js';
+import type { ProgressWish } from '../progress.js';
+import { progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { ImgCommand } from './options.js';
@@ -53,7 +54,7 @@ interface Asked {
   drop: boolean;
   rate: number;
   quiet: boolean;
-  progress: boolean;
+  progress: ProgressWish;
 }
 
 async function run(program: Program, args: readonly string[]): Promise<number> {
@@ -68,7 +69,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     drop: false,
     rate: 0,
     quiet: false,
-    progress: false,
+    progress: 'off',
   };
   for (const { key, value = '' } of commandArguments(program, spec, usage, args)) {
     if (key === undefined) operands.push(value);
@@ -76,6 +77,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'cache') asked.cache = value;
     else if (key === 'base') asked.base = value;
     else if (key === 'rate') asked.rate = sizeArgument('rate limit', value);
+    else if (key === 'progress') asked.progress = progressWish(value);
     else if (key === 'object') await objects.add(value);
     else if (key !== 'help') asked[key] = true;
   }
@@ -114,7 +116,7 @@ async function commitOpen(
   if (asked.base !== undefined && base === undefined) {
     throw new Failure(`Did not find '${asked.base}' in the backing chain of '${asked.name}'`);
   }
-  const show = showProgress(program, asked.progress, asked.quiet);
+  const show = showProgress(program, asked.progress, asked);
   let complete = false;
   try {
     await commitImage(backend, {

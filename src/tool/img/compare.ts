@@ -7,7 +7,8 @@ import { command, GetoptError } from '../../options/getopt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { cacheMode, openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
-import { showProgress } from '../progress.js';
+import type { ProgressWish } from '../progress.js';
+import { progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 import type { ImgCommand } from './options.js';
@@ -66,7 +67,7 @@ interface Asked {
   imageOpts: boolean;
   strict: boolean;
   quiet: boolean;
-  progress: boolean;
+  progress: ProgressWish;
   forceShare: boolean;
   cache: string;
 }
@@ -91,7 +92,7 @@ async function compareArguments(program: Program, args: readonly string[]): Prom
     imageOpts: false,
     strict: false,
     quiet: false,
-    progress: false,
+    progress: 'off',
     forceShare: false,
     cache: 'writeback',
   };
@@ -103,7 +104,7 @@ async function compareArguments(program: Program, args: readonly string[]): Prom
     else if (key === 'imageOpts') asked.imageOpts = true;
     else if (key === 'strict') asked.strict = true;
     else if (key === 'quiet') asked.quiet = true;
-    else if (key === 'progress') asked.progress = true;
+    else if (key === 'progress') asked.progress = progressWish(value);
     else if (key === 'forceShare') asked.forceShare = true;
     else if (key === 'object') await objects.add(value);
   }
@@ -135,7 +136,7 @@ async function compareOpen(
 ): Promise<number> {
   const [a, b] = images;
   const interrupts = watchInterrupts();
-  const show = showProgress(program, asked.progress, asked.quiet);
+  const show = showProgress(program, asked.progress, asked);
   const say = (text: string): void => {
     if (!asked.quiet) program.print(text);
   };

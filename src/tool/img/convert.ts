@@ -1,22 +1,18 @@
 /** `convert`: images to a new image. */
-import type { Backend } from '../../block/backend.js';
-import type { BlockGraph } from '../../block/graph.js';
-import { convert as convertImages } from '../../job/convert.js';
 import { SECTOR } from '../../job/copy-plan.js';
 import { command } from '../../options/getopt.js';
 import { hasHelp } from '../../options/qemu-opts.js';
-import { cacheMode, imageSpec, openImage, toolGraph } from '../images.js';
-import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
-import { showProgress } from '../progress.js';
+import { progressWish } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
+import type { Asked } from './convert-run.js';
+import { convertNames, defaults } from './convert-run.js';
 import { addOptionText, printCreateHelp } from './create.js';
 import type { ImgCommand } from './options.js';
 import { commandArguments, shared, sizeArgument } from './options.js';
 import { parseSize } from '../../lib/sizes.js';
-import type { SnapshotName } from './snapshot-name.js';
-import { loadSnapshot, parseSnapshotName } from './snapshot-name.js';
+import { parseSnapshotName } from './snapshot-name.js';
 
 const spec = command({
   name: 'convert',
@@ -25,7 +21,8 @@ const spec = command({
   completeOperand: 'file',
   doc:
     'Several images are put one behind the other. Runs of zeroes become holes. With -B the new\n' +
-    'image holds only what the source has above its own backing file.',
+    'image holds only what the source has above its own backing file. A file name of - is standard\n' +
+    'input or output: raw images stream, others are kept in a temporary file on the way in.',
   options: {
     help: shared.help,
     sourceImageOpts: {
@@ -123,6 +120,17 @@ const spec = command({
       long: 'oob-writes',
       doc: 'write pieces in any order, for targets that are allocated already',
     },
+    unpack: {
+      long: 'unpack',
+      aliases: ['decompress'],
+      exact: true,
+      doc: 'FILENAME may be compressed (gzip, xz, zstd, bzip2) or an .ova: convert what is inside',
+    },
+    verify: {
+      long: 'verify',
+      exact: true,
+      doc: 'read the new image back at the end, and compare it with the source',
+    },
     quiet: shared.quiet,
     progress: shared.progress,
     object: shared.object,
@@ -133,64 +141,9 @@ const usage = [
   '[-f FMT | --image-opts] [-T CACHE] [-l SNAPSHOT] [-U] [-O FMT] [-o OPTIONS]',
   '[-t CACHE] [-c] [-B BACKING_FILE -F BACKING_FMT] [-S SIZE] [-n [--target-is-zero]',
   '[--target-image-opts]] [-m NUMBER] [-W] [-C] [-r RATE] [--salvage]',
-  '[--bitmaps [--skip-broken-bitmaps]] [-p] [-q] FILENAME … OUTPUT_FILENAME',
+  '[--bitmaps [--skip-broken-bitmaps]] [--unpack] [--verify] [-p] [-q]',
+  'FILENAME … OUTPUT_FILENAME',
 ];
-
-interface Asked {
-  format: string | undefined;
-  outputFormat: string | undefined;
-  imageOpts: boolean;
-  targetImageOpts: boolean;
-  sourceCache: string;
-  cache: string;
-  snapshot: SnapshotName | undefined;
-  minSparse: number | undefined;
-  optionTexts: string[];
-  backingFile: string | undefined;
-  backingFormat: string | undefined;
-  rate: number;
-  parallel: number;
-  salvage: boolean;
-  skipBrokenBitmaps: boolean;
-  bitmaps: boolean;
-  targetIsZero: boolean;
-  compress: boolean;
-  noCreate: boolean;
-  forceShare: boolean;
-  copyRange: boolean;
-  outOfOrder: boolean;
-  quiet: boolean;
-  progress: boolean;
-}
-
-function defaults(): Asked {
-  return {
-    format: undefined,
-    outputFormat: undefined,
-    imageOpts: false,
-    targetImageOpts: false,
-    sourceCache: 'writeback',
-    cache: 'unsafe',
-    snapshot: undefined,
-    minSparse: undefined,
-    optionTexts: [],
-    backingFile: undefined,
-    backingFormat: undefined,
-    rate: 0,
-    parallel: 8,
-    salvage: false,
-    skipBrokenBitmaps: false,
-    bitmaps: false,
-    targetIsZero: false,
-    compress: false,
-    noCreate: false,
-    forceShare: false,
-    copyRange: false,
-    outOfOrder: false,
-    quiet: false,
-    progress: false,
-  };
-}
 
 type FlagKey =
   | 'salvage'
@@ -203,7 +156,8 @@ type FlagKey =
   | 'copyRange'
   | 'outOfOrder'
   | 'quiet'
-  | 'progress'
+  | 'unpack'
+  | 'verify'
   | 'targetImageOpts';
 
 type TextKey =
@@ -255,6 +209,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'parallel') {
       asked.parallel = sizeArgument('number of coroutines', value, 1, MAX_PARALLEL);
     } else if (key === 'object') await objects.add(value);
+    else if (key === 'progress') asked.progress = progressWish(value);
     else setPlain(asked, key, value);
   }
   checkCombination(asked);
@@ -295,97 +250,6 @@ function checkCombination(asked: Asked): void {
     fail('-o has no effect when skipping image creation');
   }
   if (asked.targetIsZero && !asked.noCreate) fail('--target-is-zero requires use of -n flag');
-}
-
-async function convertNames(
-  program: Program,
-  objects: ToolObjects,
-  asked: Asked,
-  names: readonly string[],
-  target: string,
-): Promise<number> {
-  const sourceCache = cacheMode(asked.sourceCache, 'Invalid source cache option');
-  const graph = toolGraph(program, objects);
-  const interrupts = watchInterrupts();
-  const sources: Backend[] = [];
-  try {
-    if (asked.snapshot !== undefined && names.length > 1) {
-      throw new Failure('No support for concatenating multiple snapshot');
-    }
-    for (const name of names) {
-      const image = { name, imageOpts: asked.imageOpts, format: asked.format };
-      const how = { cache: sourceCache, forceShare: asked.forceShare };
-      sources.push(await openImage(program, graph, image, how));
-    }
-    const [first] = sources;
-    if (asked.snapshot !== undefined && first !== undefined) {
-      await loadSnapshot(first, asked.snapshot);
-    }
-    await convertOpen(program, graph, asked, sources, target, interrupts.signal);
-    return 0;
-  } catch (e) {
-    const status = interrupts.status();
-    if (status !== undefined) throw new Failure(undefined, status);
-    throw e;
-  } finally {
-    for (const source of sources) await source.close();
-    await graph.close();
-    interrupts.dispose();
-  }
-}
-
-async function convertOpen(
-  program: Program,
-  graph: BlockGraph,
-  asked: Asked,
-  sources: readonly Backend[],
-  target: string,
-  signal: AbortSignal,
-): Promise<void> {
-  const image = { name: target, imageOpts: asked.targetImageOpts, format: undefined };
-  const { filename, options } = imageSpec(program, image, false);
-  const cache = cacheMode(asked.cache);
-  const show = showProgress(program, asked.progress, asked.quiet);
-  let complete = false;
-  // A target that could not be written cannot be flushed when it is closed, either.
-  program.holdWarnings();
-  try {
-    await convertImages({
-      graph,
-      sources,
-      target: {
-        filename,
-        name: target,
-        format: asked.outputFormat,
-        optionTexts: asked.noCreate ? [] : asked.optionTexts,
-        backingFile: asked.backingFile,
-        backingFormat: asked.backingFormat,
-        exists: asked.noCreate,
-        isZero: asked.targetIsZero,
-        options: asked.targetImageOpts ? options : undefined,
-        cache,
-      },
-      compress: asked.compress,
-      ...(asked.minSparse === undefined ? {} : { minSparse: asked.minSparse }),
-      parallel: asked.parallel,
-      outOfOrder: asked.outOfOrder,
-      offload: asked.copyRange,
-      rate: asked.rate,
-      salvage: asked.salvage,
-      bitmaps: !asked.bitmaps ? 'none' : asked.skipBrokenBitmaps ? 'consistent' : 'all',
-      signal,
-      onProgress: (progress) => {
-        show.update(progress);
-      },
-      onWarning: (message) => {
-        if (!asked.quiet) program.warning(message);
-      },
-    });
-    complete = true;
-  } finally {
-    show.end(complete);
-    program.releaseWarnings(complete);
-  }
 }
 
 export const convert: ImgCommand = { spec, usage, run };

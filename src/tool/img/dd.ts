@@ -3,9 +3,14 @@ import type { Backend } from '../../block/backend.js';
 import { createImage, prepareCreate } from '../../block/create.js';
 import { BlockError, errorCode, errorText, prepend } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
+import { convert } from '../../job/convert.js';
 import { copyBlocks } from '../../job/dd.js';
+import { ProgressMeter } from '../../job/operation.js';
+import { streamOut } from '../../job/stream-out.js';
 import { command } from '../../options/getopt.js';
+import type { ImageArgument } from '../images.js';
 import { openImage, toolGraph, writebackCache } from '../images.js';
+import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
@@ -13,6 +18,8 @@ import type { ImgCommand } from './options.js';
 import { checkImageOpts, commandArguments, shared, sizeArgument } from './options.js';
 
 const MAX_INT = 2147483647;
+/** The name of standard input and output. */
+const STANDARD = '-';
 
 const spec = command({
   name: 'dd',
@@ -20,7 +27,7 @@ const spec = command({
   operands: '[bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=INPUT of=OUTPUT',
   doc:
     'bs= is the size of a block (default 512); count= copies so many blocks; skip= begins after\n' +
-    'so many blocks of INPUT.',
+    'so many blocks of INPUT. if=- and of=- are standard input and output: raw images stream.',
   options: {
     help: shared.help,
     format: shared.format,
@@ -82,16 +89,101 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   const graph = toolGraph(program, objects);
   try {
     const image = { name: input, imageOpts: asked.imageOpts, format: asked.format };
-    const source = await openImage(program, graph, image, { forceShare: asked.forceShare });
-    try {
-      await copyTo(program, graph, asked, source, input, output);
-    } finally {
-      await source.close();
-    }
+    if (input !== STANDARD || asked.imageOpts) {
+      await ddImage(program, graph, asked, image, output);
+    } else await ddStandardInput(program, graph, asked, image, output);
   } finally {
     await graph.close();
   }
   return 0;
+}
+
+async function ddImage(
+  program: Program,
+  graph: BlockGraph,
+  asked: Asked,
+  image: ImageArgument,
+  output: string,
+): Promise<void> {
+  const source = await openImage(program, graph, image, { forceShare: asked.forceShare });
+  try {
+    if (output === STANDARD) await copyOut(program, graph, asked, source);
+    else await copyTo(program, graph, asked, source, output);
+  } finally {
+    await source.close();
+  }
+}
+
+/** A pipe is read as it is when it holds a raw image; everything else becomes a file first. */
+async function ddStandardInput(
+  program: Program,
+  graph: BlockGraph,
+  asked: Asked,
+  image: ImageArgument,
+  output: string,
+): Promise<void> {
+  const { cutStream, InputFiles, resolveInput } = await import('./unpack.js');
+  const interrupts = watchInterrupts();
+  const files = new InputFiles();
+  try {
+    const { signal } = interrupts;
+    const streams = output !== STANDARD;
+    const how = { graph, unpack: false, streams, signal };
+    const input = await resolveInput(image, how, files);
+    if (input.kind === 'image') {
+      await ddImage(program, graph, asked, input.image, output);
+      return;
+    }
+    const { blockBytes, count, skip } = asked;
+    const start = skip * blockBytes;
+    const end = count === undefined ? undefined : count * blockBytes;
+    await convert({
+      graph,
+      sources: [],
+      stream: cutStream(input.bytes, start, end),
+      target: { filename: output, format: asked.outputFormat, cache: writebackCache },
+      minSparse: 0,
+      signal,
+    });
+  } catch (e) {
+    const status = interrupts.status();
+    if (status !== undefined) throw new Failure(undefined, status);
+    throw e;
+  } finally {
+    files.close();
+    interrupts.dispose();
+  }
+}
+
+/** The part of an image that is asked for. */
+function partOf(
+  source: Backend,
+  { blockBytes, count, skip }: Asked,
+): { start: number; size: number } {
+  const size = count === undefined ? source.size : Math.min(source.size, count * blockBytes);
+  return { start: skip * blockBytes, size };
+}
+
+async function copyOut(
+  program: Program,
+  graph: BlockGraph,
+  asked: Asked,
+  source: Backend,
+): Promise<void> {
+  const { canSeek } = await import('./unpack.js');
+  if (canSeek(1)) {
+    await copyTo(program, graph, asked, source, '/dev/stdout');
+    return;
+  }
+  const { checkStandardOutput, writePiece } = await import('./standard-output.js');
+  checkStandardOutput(asked.outputFormat);
+  const { start, size } = partOf(source, asked);
+  if (start > size) {
+    program.error(`${asked.input ?? ''}: cannot skip to specified offset`);
+    return;
+  }
+  const part = { backend: source, from: start, bytes: size - start };
+  await streamOut([part], writePiece, new ProgressMeter(graph.host.clock));
 }
 
 function setOperand(asked: Asked, text: string): void {
@@ -112,14 +204,11 @@ async function copyTo(
   graph: BlockGraph,
   asked: Asked,
   source: Backend,
-  input: string,
   output: string,
 ): Promise<void> {
-  const { blockBytes, count, skip } = asked;
   const driver = graph.tryDriver(asked.outputFormat);
   if (driver === undefined) throw new Failure('Unknown file format');
-  const size = count === undefined ? source.size : Math.min(source.size, count * blockBytes);
-  const start = skip * blockBytes;
+  const { start, size } = partOf(source, asked);
   const bytes = Math.max(0, size - start);
   const prepared = await prepareCreate(graph, {
     filename: output,
@@ -140,7 +229,7 @@ async function copyTo(
   try {
     if (start > size) {
       // QEMU tells it and goes on to an empty image, with status 0.
-      program.error(`${input}: cannot skip to specified offset`);
+      program.error(`${asked.input ?? ''}: cannot skip to specified offset`);
       return;
     }
     await copyBlocks(source, start, target, bytes);

@@ -1,5 +1,5 @@
 /** What is known of an image and of the nodes below it, as QMP's BlockGraphInfo. */
-import { completePath } from '../../block/filename.js';
+import { nameSeenFrom } from '../../block/filename.js';
 import type { SnapshotInfo } from '../../block/driver.js';
 import type { BlockNode } from '../../block/node.js';
 
@@ -99,7 +99,7 @@ function fullBackingName(node: BlockNode): string | undefined {
   const { files } = node.graph.host;
   if (files === undefined) return undefined;
   try {
-    return completePath(files, node.filename, node.backingFile);
+    return nameSeenFrom(files, node, node.backingFile);
   } catch {
     // The image has no folder that the name could be relative to.
     return undefined;

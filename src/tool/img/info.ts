@@ -1,7 +1,7 @@
 /** `info`: what an image is. */
 import type { Backend } from '../../block/backend.js';
 import { BlockError } from '../../block/errors.js';
-import { completePath } from '../../block/filename.js';
+import { nameSeenFrom } from '../../block/filename.js';
 import type { BlockGraph } from '../../block/graph.js';
 import { command } from '../../options/getopt.js';
 import { openImage, toolGraph } from '../images.js';
@@ -103,7 +103,7 @@ function backingOf(
   if (node.backingFile === '') return undefined;
   let name: string;
   try {
-    name = completePath(graph.files, node.filename, node.backingFile);
+    name = nameSeenFrom(graph.files, node, node.backingFile);
   } catch (e) {
     throw new BlockError(
       'EINVAL',

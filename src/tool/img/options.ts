@@ -18,7 +18,12 @@ export const shared = {
   progress: {
     short: 'p',
     long: 'progress',
-    doc: 'show the progress; on a terminal as a bar with rate and time left',
+    arg: 'json',
+    optionalArg: 'long',
+    complete: ['json'],
+    doc:
+      'show the progress; on a terminal as a bar with rate and time left; --progress=json: one ' +
+      'line of JSON for each step',
   },
   format: {
     short: 'f',

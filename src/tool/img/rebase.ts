@@ -13,7 +13,8 @@ import { cacheMode, openImage, toolGraph } from '../images.js';
 import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
-import { showProgress } from '../progress.js';
+import type { ProgressWish } from '../progress.js';
+import { progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 import type { ImgCommand } from './options.js';
@@ -80,7 +81,7 @@ interface Asked {
   backingFormat: string | undefined;
   unsafe: boolean;
   compress: boolean;
-  progress: boolean;
+  progress: ProgressWish;
   quiet: boolean;
   forceShare: boolean;
 }
@@ -98,7 +99,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     backingFormat: undefined,
     unsafe: false,
     compress: false,
-    progress: false,
+    progress: 'off',
     quiet: false,
     forceShare: false,
   };
@@ -109,6 +110,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'backing') asked.backing = value;
     else if (key === 'backingFormat') asked.backingFormat = value;
     else if (key === 'backingCache') asked.backingCache = value;
+    else if (key === 'progress') asked.progress = progressWish(value);
     else if (key === 'object') await objects.add(value);
     else if (key !== 'help') asked[key] = true;
   }
@@ -211,7 +213,7 @@ async function copyDifferences(
   base: NewBase,
   interrupts: Interrupts,
 ): Promise<void> {
-  const show = showProgress(program, asked.progress, asked.quiet);
+  const show = showProgress(program, asked.progress, asked);
   let complete = false;
   try {
     await takeOverDifferences(backend, {
