@@ -1,6 +1,6 @@
 // Goal: images through pipes, out of compressed files and archives arrive as they are; what cannot
-// work is refused by name; --verify finds a target that differs. Method: the program in pipes of the
-// shell; content by compare, cmp and hashes.
+// work is refused by name; --verify finds a target that differs. Method: the program in pipes of
+// the shell; content by compare, cmp and hashes.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -237,7 +237,8 @@ describe('--verify', () => {
   it('is told by all that it prints', async () => {
     await ok('$I convert --verify -O qcow2 a.raw a.qcow2 out');
     await ok(
-      '$I create -q -f qcow2 -b a.qcow2 -F qcow2 top; $I convert --verify -B a.qcow2 -F qcow2 -O qcow2 top out',
+      '$I create -q -f qcow2 -b a.qcow2 -F qcow2 top; ' +
+        '$I convert --verify -B a.qcow2 -F qcow2 -O qcow2 top out',
     );
     await ok('$I create -q big 40M; $I convert --verify -n a.qcow2 big');
   });

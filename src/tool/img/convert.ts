@@ -21,8 +21,8 @@ const spec = command({
   completeOperand: 'file',
   doc:
     'Several images are put one behind the other. Runs of zeroes become holes. With -B the new\n' +
-    'image holds only what the source has above its own backing file. A file name of - is standard\n' +
-    'input or output: raw images stream, others are kept in a temporary file on the way in.',
+    'image holds only what the source has above its own backing file. A file name of - is\n' +
+    'standard input or output: raw images stream, others are kept in a temporary file on the way in.',
   options: {
     help: shared.help,
     sourceImageOpts: {
