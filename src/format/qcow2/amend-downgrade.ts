@@ -30,9 +30,15 @@ export async function downgrade(image: Qcow2Image, context: AmendContext): Promi
   checkFeatures(image);
   await image.exclusive(async () => {
     const { writeback, header } = image;
+    const tables = await l2Tables(image);
+    if (image.has(Incompat.compression) && (await hasCompressed(image, tables))) {
+      refuse(
+        'Cannot downgrade an image with zstd compression type and existing compressed clusters',
+      );
+    }
     writeback.hasInactiveTables = true;
     try {
-      await expandZeroes(image, context);
+      await expandZeroes(image, tables, context);
       await writeback.everything();
     } catch (e) {
       throw toldWithErrno('Failed to turn zero into data clusters', e);
@@ -47,6 +53,7 @@ export async function downgrade(image: Qcow2Image, context: AmendContext): Promi
         fields.incompatible_features = 0n;
         fields.compatible_features = 0n;
         fields.autoclear_features = 0n;
+        fields.compression_type = 0;
       });
     } catch (e) {
       throw withErrno('Failed to update the image header', e);
@@ -62,7 +69,7 @@ function checkFeatures(image: Qcow2Image): void {
   if (snapshots.some((s) => s.vmStateSize > 0xffff_ffff || s.diskSize !== size)) {
     refuse('Internal snapshots prevent downgrade of image');
   }
-  const features = fields.incompatible_features & ~Incompat.dirty;
+  const features = fields.incompatible_features & ~(Incompat.dirty | Incompat.compression);
   if (features !== 0n) {
     refuse(`Cannot downgrade an image with incompatible features 0x${features.toString(16)} set`);
   }
@@ -72,27 +79,62 @@ function refuse(message: string): never {
   throw new BlockError('ENOTSUP', message);
 }
 
-/** AD1, for the active L1 table and those of all snapshots. */
-async function expandZeroes(image: Qcow2Image, context: AmendContext): Promise<void> {
-  const tables: { view: DataView; isActive: boolean }[] = [
-    { view: viewOf(image.l1.bytes), isActive: true },
-  ];
-  for (const snapshot of image.snapshots) {
-    tables.push({ view: viewOf(await readSnapshotL1(image, snapshot)), isActive: false });
-  }
-  const total = tables.reduce((sum, { view }) => sum + view.byteLength / 8, 0);
-  const seen = new Set<number>();
-  let done = 0;
-  for (const { view, isActive } of tables) {
+/** An L2 table, and whether the active L1 table names it. */
+interface FoundTable {
+  readonly offset: number;
+  readonly isActive: boolean;
+}
+
+/** The L2 tables of the active state and of all snapshots, each once. Throws EIO, EINVAL, EFBIG. */
+async function l2Tables(image: Qcow2Image): Promise<FoundTable[]> {
+  const out = new Map<number, FoundTable>();
+  const add = (view: DataView, isActive: boolean): void => {
     for (let at = 0; at < view.byteLength; at += 8) {
-      context.onProgress?.(done++, total);
       const offset = entryOffset(view.getUint32(at), view.getUint32(at + 4));
-      if (offset === 0 || seen.has(offset)) continue;
-      seen.add(offset);
-      await expandTable(image, offset, isActive);
+      if (offset !== 0 && !out.has(offset)) out.set(offset, { offset, isActive });
+    }
+  };
+  add(viewOf(image.l1.bytes), true);
+  try {
+    for (const snapshot of image.snapshots) {
+      add(viewOf(await readSnapshotL1(image, snapshot)), false);
+    }
+  } catch (e) {
+    throw toldWithErrno('Failed to turn zero into data clusters', e);
+  }
+  return [...out.values()];
+}
+
+/** Whether some entry names compressed data, which version 2 would take for deflated. */
+async function hasCompressed(image: Qcow2Image, tables: readonly FoundTable[]): Promise<boolean> {
+  const { g, l2, mapping } = image;
+  for (const { offset } of tables) {
+    if (offset % g.clusterSize !== 0) continue;
+    for (let at = offset; at < offset + g.clusterSize; at += l2.tableBytes) {
+      const found = await mapping.useSlice(at, ({ view }) => {
+        for (let i = 0; i < mapping.sliceEntries; i++) {
+          if (isCompressed(readEntry(g, view, i))) return true;
+        }
+        return false;
+      });
+      if (found) return true;
     }
   }
-  context.onProgress?.(total, total);
+  return false;
+}
+
+/** AD1, for the active L1 table and those of all snapshots. */
+async function expandZeroes(
+  image: Qcow2Image,
+  tables: readonly FoundTable[],
+  context: AmendContext,
+): Promise<void> {
+  let done = 0;
+  for (const { offset, isActive } of tables) {
+    context.onProgress?.(done++, tables.length);
+    await expandTable(image, offset, isActive);
+  }
+  context.onProgress?.(done, tables.length);
 }
 
 function viewOf(bytes: Uint8Array): DataView {

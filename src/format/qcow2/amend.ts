@@ -185,6 +185,7 @@ async function changeLazyRefcounts(
 }
 
 async function changeSize(image: Qcow2Image, bytes: number): Promise<void> {
-  if (bytes === image.size) return;
+  // 0 stands for no change, as in QEMU.
+  if (bytes === 0 || bytes === image.size) return;
   await truncateImage(image, bytes, { exact: false, prealloc: 'off', zeroFill: false });
 }

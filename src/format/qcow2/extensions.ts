@@ -198,7 +198,8 @@ function parseBitmaps(out: Extensions, data: Uint8Array, context: ExtensionConte
 
 function featureTable(data: Uint8Array): FeatureName[] {
   const names: FeatureName[] = [];
-  for (let at = 0; at + FEATURE_ENTRY_LENGTH <= data.length; at += FEATURE_ENTRY_LENGTH) {
+  // A last entry that is cut short counts, as far as it goes.
+  for (let at = 0; at + 2 <= data.length; at += FEATURE_ENTRY_LENGTH) {
     names.push({
       type: data[at]!,
       bit: data[at + 1]!,
