@@ -1,4 +1,4 @@
-// Goal: `amend` changes what QEMU's changes, refuses what it refuses with its words, keeps the data.
+// Goal: `amend` changes what QEMU changes, refuses what it refuses and so says, keeps the data.
 // Method: the same images are amended by qemu-img and by vdisk-img; messages and the facts that
 // qemu-img tells afterwards are compared, and the data of each image and its snapshots is read.
 import { copyFileSync, readFileSync } from 'node:fs';
