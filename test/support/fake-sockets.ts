@@ -184,6 +184,11 @@ export class FakeSockets implements HostSockets {
     return Promise.resolve(ours);
   }
 
+  /** As if the listening process had been killed. */
+  forget(address: SocketAddress): void {
+    this.#listeners.delete(keyOf(address));
+  }
+
   listen(address: SocketAddress, onConnection: (stream: ByteStream) => void): Promise<Listener> {
     const key = keyOf(address);
     if (this.#listeners.has(key)) return Promise.reject(new HostError('EADDRINUSE'));

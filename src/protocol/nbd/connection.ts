@@ -99,6 +99,11 @@ export class NbdConnection {
     return this.#dead !== undefined;
   }
 
+  /** Why it is dead. */
+  get death(): Error | undefined {
+    return this.#dead;
+  }
+
   get inFlight(): number {
     return this.#requests.size;
   }

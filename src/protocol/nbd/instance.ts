@@ -62,7 +62,8 @@ export class NbdInstance implements DriverInstance {
     const fua = this.#has(NbdFlag.sendFua) ? Req.fua : 0;
     this.writeFlags = fua;
     this.zeroFlags = fua | Req.mayUnmap | (this.#has(NbdFlag.sendFastZero) ? Req.noFallback : 0);
-    this.#connections = [this.#adopt(link.first)];
+    this.#connections = [link.first];
+    this.#adopt(link.first);
   }
 
   get isReadOnly(): boolean {
@@ -207,7 +208,7 @@ export class NbdInstance implements DriverInstance {
       });
     }
     let best = this.#connections[0];
-    if (best === undefined) throw new BlockError('EIO', 'The connection to the NBD server is lost');
+    if (best === undefined) throw new BlockError('EIO');
     for (const c of this.#connections) if (c.inFlight < best.inFlight) best = c;
     if (best.inFlight >= BUSY) this.#grow();
     return best;
@@ -222,7 +223,8 @@ export class NbdInstance implements DriverInstance {
       (c) => {
         this.#growing = false;
         if (this.#state === 'up' && c.agreement.size === this.#size) {
-          this.#connections.push(this.#adopt(c));
+          this.#connections.push(c);
+          this.#adopt(c);
         } else {
           void this.#leave(c);
         }
@@ -234,11 +236,12 @@ export class NbdInstance implements DriverInstance {
     );
   }
 
-  #adopt(c: NbdConnection): NbdConnection {
+  /** Learns of the end of a connection that is in use, also when it has come already. */
+  #adopt(c: NbdConnection): void {
     c.onDead = (error): void => {
       this.#lost(c, error);
     };
-    return c;
+    if (c.death !== undefined) this.#lost(c, c.death);
   }
 
   #lost(c: NbdConnection, error: Error): void {
@@ -274,8 +277,9 @@ export class NbdInstance implements DriverInstance {
       if (this.#state !== 'closed') this.#retry(RETRY_MAX_MS);
       return;
     }
-    this.#connections = [this.#adopt(c)];
+    this.#connections = [c];
     this.#enter('up');
+    this.#adopt(c);
   }
 
   #timer(ms: number, fn: () => void): void {
