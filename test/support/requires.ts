@@ -1,5 +1,6 @@
-import { execFileSync } from 'node:child_process';
-import { accessSync, constants, statSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { accessSync, constants, mkdtempSync, rmdirSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { describe } from 'vitest';
 
@@ -23,9 +24,39 @@ export function findCommand(command: string): string | undefined {
   return undefined;
 }
 
-/** Those of the commands that this machine does not have. */
+/** Commands that a machine may have without being able to do what they are for, and a try. */
+const tries: Readonly<Record<string, { args: readonly string[]; lacks: string }>> = {
+  losetup: { args: ['--find'], lacks: 'loop devices' },
+  mount: { args: ['-t', 'tmpfs', '-o', 'size=4k', 'none'], lacks: 'the right to mount' },
+  script: { args: ['-qec', 'true', '/dev/null'], lacks: 'pseudo-terminals' },
+};
+
+const found = new Map<string, string | undefined>();
+
+/** What is lacking for a command to be of use here; undefined: nothing. */
+function lackOf(command: string): string | undefined {
+  if (findCommand(command) === undefined) return command;
+  const check = tries[command];
+  if (check === undefined) return undefined;
+  if (command === 'mount') return canMount(check.args) ? undefined : check.lacks;
+  const { status } = spawnSync(command, check.args, { stdio: 'ignore' });
+  return status === 0 ? undefined : check.lacks;
+}
+
+function canMount(args: readonly string[]): boolean {
+  const folder = mkdtempSync(join(tmpdir(), 'vdisk-mount-'));
+  const mounted = spawnSync('mount', [...args, folder], { stdio: 'ignore' }).status === 0;
+  if (mounted) spawnSync('umount', [folder], { stdio: 'ignore' });
+  rmdirSync(folder);
+  return mounted;
+}
+
+/** Those of the commands that this machine does not have, or what they need and it lacks. */
 export function missingCommands(...commands: string[]): string[] {
-  return commands.filter((command) => findCommand(command) === undefined);
+  return commands.flatMap((command) => {
+    if (!found.has(command)) found.set(command, lackOf(command));
+    return found.get(command) ?? [];
+  });
 }
 
 /** What `requires` returns: `describe`, or a describe that is skipped and says why in its name. */
