@@ -20,8 +20,14 @@ export class PowerWork {
   readonly #history: History;
   readonly #random: Random;
   #named = 0;
+  /** Some request failed: what the disk holds there is not known exactly. */
+  hasFailed = false;
 
-  constructor(disk: Backend, image: TestImage, history: History, random: Random) {
+  readonly #tolerant: boolean;
+
+  /** `tolerant`: operations may fail; after the first that did, only plain requests follow. */
+  constructor(disk: Backend, image: TestImage, history: History, random: Random, tolerant = false) {
+    this.#tolerant = tolerant;
     this.#disk = disk;
     this.#image = image;
     this.#history = history;
@@ -35,13 +41,13 @@ export class PowerWork {
     for (let i = 0; i < count && !this.#image.files.isOff; i++) {
       const kind = this.#random.pick(kinds);
       if (kind === 'flush') {
-        await this.#flush();
+        await this.flush();
         continue;
       }
       if (kind === 'whole') {
         if (this.#random.chance(0.6)) continue;
         await Promise.all(running);
-        await this.#whole();
+        if (!this.hasFailed) await this.#whole();
         continue;
       }
       const { size } = this.#disk;
@@ -55,7 +61,9 @@ export class PowerWork {
           () => {
             this.#history.done(change);
           },
-          () => undefined,
+          () => {
+            this.hasFailed = true;
+          },
         )
         .finally(() => {
           running.delete(p);
@@ -67,7 +75,7 @@ export class PowerWork {
     await Promise.all(running);
   }
 
-  async #flush(): Promise<void> {
+  async flush(): Promise<void> {
     const done = this.#history.complete();
     await this.#disk.flush().then(
       () => {
@@ -118,6 +126,8 @@ export class PowerWork {
       else if (this.#image.shape.dataFile !== true) await this.#snapshot(kind);
     } catch (e) {
       if (this.#image.files.isOff) return;
+      this.hasFailed = true;
+      if (this.#tolerant) return;
       // Counts of some shapes have little room.
       if (this.#image.shape.snapshots === undefined || errorCode(e) !== 'EINVAL') throw e;
     }
@@ -162,7 +172,7 @@ export class PowerWork {
     // Version 2 cannot hide a backing file where it grows, nor resize what snapshots share.
     if (version === 2 && (backing !== undefined || history.snapshots.size > 0)) return;
     // Resizing makes the image durable, but not an external data file.
-    if (this.#image.shape.dataFile === true) await this.#flush();
+    if (this.#image.shape.dataFile === true) await this.flush();
     const bytes = 512 * this.#random.int(Math.ceil(size / 1024), Math.ceil(size / 400));
     const old = this.#disk.size;
     const next = new Uint8Array(bytes);
