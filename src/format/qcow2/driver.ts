@@ -1,4 +1,23 @@
-/** qcow2, versions 2 and 3. */
+/**
+ * qcow2, versions 2 and 3: QEMU 10, docs/interop/qcow2.
+ *
+ * Order of writes; docs/internals/qcow2-write-order.md tells why it is enough.
+ *  W1  A refcount is durable before a table on disk names its cluster (with lazy refcounts: the
+ *      dirty bit is).
+ *  W2  What an entry names, data or table, is durable before the entry is written.
+ *  W3  L1 table, refcount table and snapshot table are replaced whole: written to a new place,
+ *      flushed, then named by one sector of the header (HW1 to HW3 in header-switch.ts).
+ *  W4  A reference is given back when the table that no longer has it is durable.
+ *  W5  A cluster is used again when no request is in flight that could reach it by its old mapping.
+ * Operations on the whole image have their own: SN1-SN5 (snapshots.ts), AR1-AR3
+ * (amend-refcount.ts), AD1-AD2 (amend-downgrade.ts), CR1-CR5 (check.ts), RB1-RB4
+ * (check-rebuild.ts).
+ *
+ * Locks, in the order in which they are taken: 1 `image.lock` (metadata in memory changes across
+ * an await), 2 the writeback's mutex (tables are written), 3 `image.headerLock`.
+ *
+ * What there is, and what is not: docs/formats/qcow2.md.
+ */
 import { reopenNames } from '../../block/node-options.js';
 import type { Driver, DriverInstance, OpenContext } from '../../block/driver.js';
 import { qcow2AmendOptions, qcow2CreateOptions } from './create-options.js';

@@ -91,7 +91,7 @@ export class Qcow2Image {
 
   /** Held while metadata in memory changes across an `await` (lock 1). */
   readonly lock = new Mutex();
-  /** Held while the header is written (lock 2). */
+  /** Held while the header is written (lock 3). */
   readonly headerLock = new Mutex();
   readonly inFlight = new InFlight();
   /** Writers must queue: somebody works on the whole image (`exclusive`). */

@@ -192,7 +192,8 @@ export function tryMakeRun(
   const host = alloc.tryAllocate(count);
   if (host === undefined) return undefined;
   const bytes = count * g.clusterSize;
-  if (overlap.check(0, host, bytes) !== undefined) {
+  // What is wrong, if it is, the slow way finds out and tells.
+  if (!overlap.isSurelyFree(host, bytes)) {
     alloc.unlinkedDurably([{ host, bytes, reason: 'never' }]);
     return undefined;
   }

@@ -169,6 +169,13 @@ export class OverlapChecker {
     return undefined;
   }
 
+  /** Whether `check` would find nothing, and needs not read anything to know it. */
+  isSurelyFree(offset: number, bytes: number): boolean {
+    if (this.find(0, offset, bytes) !== 0) return false;
+    const { settings, snapshots } = this.#image;
+    return (settings.overlapChecks & Overlap.inactiveL2) === 0 || snapshots.length === 0;
+  }
+
   /** As `check`, for guest data: an external data file holds no metadata. */
   checkData(host: number, bytes: number): Promise<void> | undefined {
     return this.#image.hasDataFile ? undefined : this.check(0, host, bytes);

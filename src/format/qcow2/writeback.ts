@@ -9,7 +9,7 @@
  *      then their references are subtracted in memory, to be written by the next A.
  *
  * What is written is frozen when the step begins: changes that come later go with the next run.
- * So guest writes go on during a writeback. Runs are serialised (lock 3); requests for one that
+ * So guest writes go on during a writeback. Runs are serialised (lock 2); requests for one that
  * has not begun share it.
  */
 import { Iov } from '../../lib/iov.js';
