@@ -73,6 +73,8 @@ export interface ChildRequest {
   readonly allowFormat?: boolean;
   /** File name to use when the options name no file (a data file named by an image). */
   readonly defaultFilename?: string;
+  /** File name that goes with the options, whatever they say. */
+  readonly filename?: string;
 }
 
 /** Which permissions a node needs of a child and lets others have; or-ed {@link Perm}s. */
@@ -325,6 +327,11 @@ export interface Driver {
   readonly optionNames: readonly string[];
   /** Of these, what may change while a node is open; see {@link DriverInstance.reopenPrepare}. */
   readonly reopenOptions?: readonly string[];
+  /**
+   * Options of a reopen that keeps old values: `given` over `old`, both nested. Absent: a new value
+   * replaces the old one of the same name, and objects are merged.
+   */
+  joinOptions?(old: NodeOptions, given: NodeOptions): NodeOptions;
   open(context: OpenContext): Promise<DriverInstance>;
   /** Declaration of creation options; absent: images cannot be created. */
   readonly createOptions?: CreateOptionSet;

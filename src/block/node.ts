@@ -194,8 +194,12 @@ export class BlockNode {
       // Unaligned head and tail go on their own: a driver may ignore them.
       let n = end - at;
       const head = at % align;
-      if (head !== 0) n = Math.min(n, align - head);
-      else if (n > align) n = Math.min(n - (n % align), max - (max % align) || max);
+      if (head !== 0) {
+        n = Math.min(n, align - head);
+        // First what is shorter than a request, then the rest up to the alignment.
+        if (n % request !== 0) n %= request;
+      } else if (n > align) n = Math.min(n - (n % align), max - (max % align) || max);
+      else if (n > request) n -= n % request;
       if (at % request === 0 && n % request === 0) {
         try {
           await this.instance.discard(at, n);

@@ -417,7 +417,7 @@ async function openOther(
   request: ChildRequest,
 ): Promise<BlockNode | undefined> {
   const value = optionAt(own, key);
-  const filename = value === undefined ? request.defaultFilename : undefined;
+  const filename = request.filename ?? (value === undefined ? request.defaultFilename : undefined);
   if (value === undefined && filename === undefined) return undefined;
   const flags =
     (request.role & Role.cow) !== 0

@@ -84,7 +84,8 @@ function planNode(
 ): void {
   const { node, keepOld } = item;
   const given = nestOptions(item.options ?? {});
-  const explicit = keepOld ? mergeOptions(node.explicitOptions, given) : given;
+  const join = node.driver.joinOptions ?? mergeOptions;
+  const explicit = keepOld ? join(node.explicitOptions, given) : given;
   const { generic, own } = splitGeneric(explicit);
   const flags = applyGeneric(start, generic);
   checkGeneric(node, generic, flags);

@@ -103,7 +103,7 @@ export const blkverifyDriver: Driver = {
   async open(context) {
     const named = (key: string) => {
       const name = context.options[key];
-      return typeof name === 'string' ? { defaultFilename: name } : {};
+      return typeof name === 'string' ? { filename: name } : {};
     };
     const raw = await context.openChild('raw', {
       role: Role.filtered | Role.primary,

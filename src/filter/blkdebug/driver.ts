@@ -127,7 +127,7 @@ function makeInstance(
       return file.writeZeroes(offset, bytes, flags);
     },
     discard: async (offset, bytes) => {
-      shorter(bytes, node.limits.discardAlignment);
+      shorter(bytes, 0);
       await check(offset, bytes, 'discard');
       return file.discard(offset, bytes);
     },
@@ -203,7 +203,7 @@ async function open(context: OpenContext): Promise<DriverInstance> {
   const role = Role.filtered | Role.primary;
   const file = await context.openChild('image', {
     role,
-    ...(name === undefined ? {} : { defaultFilename: name }),
+    ...(name === undefined ? {} : { filename: name }),
   });
   const machine = new RuleMachine(rules, (message) => {
     context.graph.notice(message);

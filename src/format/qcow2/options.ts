@@ -1,6 +1,7 @@
 /** Runtime options of a qcow2 node: declaration, defaults, and what follows from them. */
 import type { NodeOptions } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { isObject, mergeOptions } from '../../block/node-options.js';
 import type { Infer } from '../../options/schema.js';
 import { parseValue, t } from '../../options/schema.js';
 import type { Geometry } from './units.js';
@@ -141,6 +142,23 @@ const DEFAULT_SLICE_BYTES = 4096;
 const MIN_L2_SLICES = 2;
 const MIN_REFCOUNT_BLOCKS = 4;
 const MAX_TABLES = 0x7fff_ffff;
+
+/**
+ * Options of a reopen over those of before: a new template of overlap checks drops all old ones, a
+ * new total size of the caches the old parts, and two new parts, or one beside an old one, the
+ * total.
+ */
+export function joinSettings(old: NodeOptions, given: NodeOptions): NodeOptions {
+  const checks = given['overlap-check'];
+  const newTemplate = typeof checks === 'string' || (isObject(checks) && 'template' in checks);
+  const dropped = new Set<string>(newTemplate ? ['overlap-check'] : []);
+  if ('cache-size' in given) dropped.add('l2-cache-size').add('refcount-cache-size');
+  const kept = Object.entries(old).filter(([key]) => !dropped.has(key));
+  const joined = mergeOptions(Object.fromEntries(kept), given);
+  const isFull = ['cache-size', 'l2-cache-size', 'refcount-cache-size'].every((k) => k in joined);
+  if (!isFull || 'cache-size' in given) return joined;
+  return Object.fromEntries(Object.entries(joined).filter(([key]) => key !== 'cache-size'));
+}
 
 /** Checks options against the image. Throws OptionError or BlockError with QEMU's texts. */
 export function parseSettings(

@@ -34,7 +34,7 @@ export async function truncateImage(
   if (bytes < size && options.prealloc !== 'off') {
     throw new BlockError('EINVAL', "Preallocation can't be used for shrinking an image");
   }
-  if (bytes > size) await clearTail(image, bytes, options.zeroFill);
+  if (bytes > size) await clearTail(image, bytes, options);
   await image.exclusive(async () => {
     if (bytes < size) await shrink(image, bytes, options.exact);
     else await grow(image, bytes, options);
@@ -75,16 +75,22 @@ async function shrink(image: Qcow2Image, bytes: number, exact: boolean): Promise
 
 /**
  * What lies between the end of the disk and the end of its last cluster reads as zeroes when the
- * disk grows over it: neither what was cut off earlier nor the backing file may show there.
+ * disk grows over it: neither what was cut off earlier nor the backing file may show there. With
+ * preallocation it is stored as well.
  */
-async function clearTail(image: Qcow2Image, bytes: number, hidesBacking: boolean): Promise<void> {
+async function clearTail(
+  image: Qcow2Image,
+  bytes: number,
+  { zeroFill, prealloc }: TruncateOptions,
+): Promise<void> {
   const { g, size } = image;
   const end = Math.min(roundUp(size, g.clusterSize), bytes);
   if (end <= size) return;
   const tail = Iov.alloc(end - size);
   await readGuest(image, size, tail);
-  const backed = hidesBacking && image.backing !== undefined && image.backing.size > size;
-  if (backed || !tail.isZero()) await image.writes.write(size, zeroIov(end - size));
+  const backed = zeroFill && image.backing !== undefined && image.backing.size > size;
+  const stored = prealloc !== 'off' && !image.hasDataFile;
+  if (backed || stored || !tail.isZero()) await image.writes.write(size, zeroIov(end - size));
 }
 
 /** L2 tables that map nothing any more are released; the L1 table keeps its length. */
