@@ -154,8 +154,9 @@ async function lookAtBacking(
     throw new BlockError('EINVAL', 'Backing file specified without backing format');
   }
   const full = completePath(graph.files, request.filename, backing);
-  const options: NodeOptions = format === undefined ? {} : { driver: format };
+  const driver: NodeOptions = format === undefined ? {} : { driver: format };
   // Only to be looked at: no lock is taken against those who use it, and no secret is needed.
+  const options = { ...driver, 'force-share': true };
   const flags = { noIo: true };
   const node = await graph.open({ filename: full, options, flags }).catch((e: unknown) => {
     throw new BlockError(errorCode(e), messageOf(e), {

@@ -216,7 +216,11 @@ describe('limits', () => {
     expect(seen).toEqual(['write 512+512', 'zero 1024+2048', 'zero 3072+2048', 'zero 5120+1024']);
     seen.length = 0;
     await disk.discard(512, 8192);
-    expect(seen).toEqual(['punch 1024+3072', 'punch 4096+3072', 'punch 7168+1024']);
+    // What does not reach the preferred alignment goes on its own, as in QEMU.
+    expect(seen).toEqual([
+      ...['punch 512+512', 'punch 1024+3072', 'punch 4096+3072', 'punch 7168+1024'],
+      'punch 8192+512',
+    ]);
   });
 
   it.each([

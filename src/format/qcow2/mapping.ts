@@ -296,7 +296,7 @@ export class Mapping {
     const kind = subclusterKind(entry, sc, hasDataFile);
     if (kind === Kind.compressed) return this.#compressed(entry, inCluster, bytes);
     if (kind === Kind.invalid) {
-      const message = 'Invalid cluster entry found' + entryPlace(sliceOffset, index);
+      const message = 'Invalid cluster entry found ' + entryPlace(sliceOffset, index);
       return { kind, bytes: 1, message };
     }
     const host = hasHostCluster(entry, hasDataFile) ? entryOffset(entry.hi, entry.lo) : NO_HOST;
