@@ -69,6 +69,11 @@ export function planReopen(items: readonly ReopenItem[]): PlannedNode[] {
   return plan;
 }
 
+/** The options that a node has, with those that are given over them. */
+function joined({ driver, explicitOptions: old }: BlockNode, given: NodeOptions): NodeOptions {
+  return driver.joinOptions?.(old, given) ?? mergeOptions(old, given);
+}
+
 /** Flags before the options of the node itself are looked at. */
 function startFlags({ node, flags, keepOld }: ReopenItem): OpenFlags {
   if (keepOld) return { ...node.flags, ...flags };
@@ -84,8 +89,7 @@ function planNode(
 ): void {
   const { node, keepOld } = item;
   const given = nestOptions(item.options ?? {});
-  const join = node.driver.joinOptions ?? mergeOptions;
-  const explicit = keepOld ? join(node.explicitOptions, given) : given;
+  const explicit = keepOld ? joined(node, given) : given;
   const { generic, own } = splitGeneric(explicit);
   const flags = applyGeneric(start, generic);
   checkGeneric(node, generic, flags);
