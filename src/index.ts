@@ -62,6 +62,10 @@ export type {
   Preallocation,
 } from './block/types.js';
 export { drivers } from './catalog/drivers.js';
+export { NbdExport } from './export/nbd/export.js';
+export type { NbdExportInit } from './export/nbd/export.js';
+export { NbdServer } from './export/nbd/server.js';
+export type { NbdServerInit } from './export/nbd/server.js';
 export { commit } from './job/commit.js';
 export type { CommitOptions } from './job/commit.js';
 export { compare, CompareError } from './job/compare.js';

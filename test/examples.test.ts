@@ -1,6 +1,6 @@
 // Goal: the programs under examples/ run as their heads say. Method: the library is built, and each
 // is started on images made on the spot; what it prints and writes is looked at.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
@@ -62,4 +62,17 @@ it('each tells a missing image in one line', async () => {
       "Could not open '/no/such/image': No such file or directory\n",
     );
   }
+});
+
+it('serve.mjs serves an image until it is interrupted', async () => {
+  const { folder, disk } = makeDisk();
+  const socket = join(folder, 'socket');
+  const child = spawn(process.execPath, [rootPath('examples', 'serve.mjs'), disk, socket]);
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  const uri = `nbd+unix:///?socket=${socket}`;
+  await runOk(binPath('vdisk-io'), ['-f', 'raw', '-c', 'write -P 7 0 512', uri]);
+  child.kill('SIGINT');
+  expect(await ended).toBe(0);
+  expect(readFileSync(disk).subarray(0, 512)).toEqual(Buffer.alloc(512, 7));
 });

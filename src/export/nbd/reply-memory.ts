@@ -7,8 +7,8 @@ import { assert } from '../../lib/assert.js';
 const SLAB_BYTES = 512 * 1024;
 /** Slabs kept for later. */
 const KEPT_SLABS = 4;
-/** Buffers kept for later, all sizes together, in bytes. */
-const KEPT_BYTES = 32 * 1024 * 1024;
+/** Buffers kept for later, all sizes together, in bytes: several clients at their limit. */
+const KEPT_BYTES = 64 * 1024 * 1024;
 const SMALLEST_BUFFER = 4096;
 
 /** Memory that is given back once for each time it was taken. */
