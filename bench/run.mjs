@@ -9,10 +9,11 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { convertJobs } from './jobs/convert.mjs';
 import { metadataJobs } from './jobs/metadata.mjs';
+import { nbdJobs } from './jobs/nbd.mjs';
 import { requestJobs } from './jobs/requests.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const jobs = [...convertJobs, ...metadataJobs, ...requestJobs];
+const jobs = [...convertJobs, ...metadataJobs, ...requestJobs, ...nbdJobs];
 
 const help = `npm run bench -- [OPTIONS] [NAME…]
   NAME          run only the rows whose name contains one of the words
@@ -94,6 +95,7 @@ function prepare(job, context, done) {
 
 /** What the `bench` subcommand says of its own time, in ms; undefined for other commands. */
 async function measure(tool, job, context) {
+  if (job.measure !== undefined) return job.measure(tool, context);
   job.before?.(context);
   const args = job.args(context, tool.name);
   if (job.ownClock === true) {

@@ -74,3 +74,20 @@ export function manPage(
   }
   return `${lines.join('\n')}\n`;
 }
+
+/** A page of section 1 about a tool without subcommands. */
+export function programPage(tool: string, spec: CommandSpec, version: string): string {
+  const lines = [
+    `.TH ${tool.toUpperCase()} 1 "" "vdisk ${version}"`,
+    '.SH NAME',
+    `${roff(tool)} \\- ${roff(spec.summary)}`,
+    '.SH SYNOPSIS',
+    `.B ${roff(tool)}`,
+    `[\\fIOPTIONS\\fR] \\fI${spec.operands ?? ''}\\fR`,
+    '.SH OPTIONS',
+  ];
+  for (const option of shown(spec)) {
+    lines.push('.TP', `.B ${roff(forms(option))}`, roff(option.doc));
+  }
+  return `${lines.join('\n')}\n`;
+}

@@ -82,8 +82,8 @@ describe('what is wrong is told in the words of qemu-nbd', () => {
     const { stdout } = await runOk(nbd, ['--help']);
     const long =
       'port bind socket shared persistent export-name description handshake-limit offset ' +
-      'allocation-depth bitmap list object tls-creds tls-authz tls-hostname fork pid-file connect ' +
-      'disconnect format read-only snapshot load-snapshot nocache cache aio discard ' +
+      'allocation-depth bitmap list object tls-creds tls-authz tls-hostname fork pid-file ' +
+      'connect disconnect format read-only snapshot load-snapshot nocache cache aio discard ' +
       'detect-zeroes image-opts';
     for (const name of long.split(' ')) expect(stdout).toContain(`--${name}`);
     expect((await runOk(nbd, ['--version'])).stdout).toMatch(/^vdisk-nbd /);
@@ -230,7 +230,7 @@ describe('what is served', () => {
   });
 });
 
-it('a server that is killed and comes back in the middle of the flow: nothing is lost', async () => {
+it('a server that is killed and comes back in mid-flow: nothing is lost', async () => {
   const disk = makeRaw(4 * MiB);
   const socket = join(tempDir(), 's');
   const args = ['-f', 'raw', '-t', '-e', '0', '-k', socket, disk];
