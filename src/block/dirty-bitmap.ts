@@ -58,20 +58,22 @@ export class DirtyBitmap {
 
   has(offset: number): boolean {
     const bit = Math.floor(offset / this.granularity);
-    return ((this.#bits[bit >>> 3] ?? 0) & (1 << (bit & 7))) !== 0;
+    return ((this.#bits[Math.floor(bit / 8)] ?? 0) & (1 << (bit % 8))) !== 0;
   }
 
   /** First dirty (or clean) byte offset at or after `offset`; undefined if none below length. */
   next(offset: number, dirty: boolean): number | undefined {
+    // The last granule may reach past the end.
+    if (offset >= this.#length) return undefined;
     const end = Math.ceil(this.#length / this.granularity);
     let bit = Math.floor(offset / this.granularity);
     while (bit < end) {
-      const byte = this.#bits[bit >>> 3] ?? 0;
-      if ((bit & 7) === 0 && byte === (dirty ? 0 : 255)) {
+      const byte = this.#bits[Math.floor(bit / 8)] ?? 0;
+      if (bit % 8 === 0 && byte === (dirty ? 0 : 255)) {
         bit += 8;
         continue;
       }
-      if (((byte >>> (bit & 7)) & 1) === (dirty ? 1 : 0)) {
+      if (((byte >>> (bit % 8)) & 1) === (dirty ? 1 : 0)) {
         return Math.max(offset, bit * this.granularity);
       }
       bit++;
@@ -98,6 +100,7 @@ export class DirtyBitmap {
 
   /** The node's length changed: new bytes are clean, cut ones forgotten. */
   resize(bytes: number): void {
+    if (this.inconsistent) return;
     if (bytes < this.#length) this.#change(bytes, this.#length - bytes, false, true);
     const bits = new Uint8Array(bytesFor(bytes, this.granularity));
     bits.set(this.#bits.subarray(0, bits.byteLength));
@@ -110,21 +113,49 @@ export class DirtyBitmap {
     return this.#bits;
   }
 
+  /**
+   * Takes bits over that were stored (least significant first); what is past the end is dropped.
+   * `bits` may be shorter than the bitmap: the rest is clean.
+   */
+  load(bits: Uint8Array): void {
+    const all = this.#bits;
+    all.fill(0);
+    all.set(bits.subarray(0, all.length));
+    const used = Math.ceil(this.#length / this.granularity) & 7;
+    const last = all.length - 1;
+    if (used !== 0 && last >= 0) all[last] = (all[last] ?? 0) & ((1 << used) - 1);
+    this.#count = 0;
+    for (let i = 0; i < all.length; i++) this.#count += ones[all[i] ?? 0] ?? 0;
+  }
+
   #change(offset: number, bytes: number, on: boolean, wholeOnly = false): void {
     if (bytes <= 0) return;
     const g = this.granularity;
     let bit = wholeOnly ? Math.ceil(offset / g) : Math.floor(offset / g);
     const end = Math.min(Math.ceil((offset + bytes) / g), Math.ceil(this.#length / g));
-    for (; bit < end; bit++) {
-      const at = bit >>> 3;
-      const mask = 1 << (bit & 7);
+    while (bit < end) {
+      // Whole bytes at once where the range has them.
+      const at = Math.floor(bit / 8);
+      const shift = bit % 8;
+      const n = Math.min(8 - shift, end - bit);
+      const mask = ((1 << n) - 1) << shift;
       const old = this.#bits[at] ?? 0;
-      if (((old & mask) !== 0) === on) continue;
-      this.#bits[at] = on ? old | mask : old & ~mask;
-      this.#count += on ? 1 : -1;
+      const now = on ? old | mask : old & ~mask;
+      if (now !== old) {
+        this.#count += (ones[now] ?? 0) - (ones[old] ?? 0);
+        this.#bits[at] = now;
+      }
+      bit += n;
     }
   }
 }
+
+/** Bits that are set in each byte. */
+const ones = Uint8Array.from({ length: 256 }, (_, byte) => {
+  let n = 0;
+  for (let rest = byte; rest > 0; rest >>>= 1) n += rest & 1;
+  return n;
+});
 
 function bytesFor(length: number, granularity: number): number {
   return Math.ceil(Math.ceil(length / granularity) / 8);

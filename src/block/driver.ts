@@ -285,6 +285,11 @@ export interface BitmapCapability {
   /** Whether `name` with `granularity` could be stored; throws BlockError if not. */
   canStore(name: string, granularity: number): Promise<void>;
   remove(name: string): Promise<void>;
+  /**
+   * Stores all persistent bitmaps for good, as closing does otherwise; nothing may be written
+   * afterwards. Throws EINVAL after a warning that names the cause.
+   */
+  finish(): Promise<void>;
 }
 
 /** What a format needs to write a new image. */

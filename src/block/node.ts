@@ -166,6 +166,7 @@ export class BlockNode {
         },
         (e: unknown) => {
           this.#leaveUntracked();
+          this.noteFailed(offset, iov.bytes);
           throw e;
         },
       );
@@ -204,7 +205,10 @@ export class BlockNode {
         try {
           await this.instance.discard(at, n);
         } catch (e) {
-          if (!(e instanceof Error && 'code' in e && e.code === 'ENOTSUP')) throw e;
+          if (!(e instanceof Error && 'code' in e && e.code === 'ENOTSUP')) {
+            this.noteFailed(offset, bytes);
+            throw e;
+          }
         }
       }
       at += n;
@@ -299,6 +303,11 @@ export class BlockNode {
     if (this.dirtyBitmaps.size !== 0) {
       for (const bitmap of this.dirtyBitmaps.values()) bitmap.noteWritten(offset, bytes);
     }
+  }
+
+  /** A write or discard failed: some of the range may have changed all the same. */
+  noteFailed(offset: number, bytes: number): void {
+    for (const bitmap of this.dirtyBitmaps.values()) bitmap.noteWritten(offset, bytes);
   }
 
   #crossThreshold(end: number): void {

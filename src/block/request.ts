@@ -106,9 +106,14 @@ async function runWrite(
   write: TrackedWrite,
   fn: () => Promise<void>,
 ): Promise<void> {
-  if (write.serialising) await node.startTracking();
-  else if (!node.tracksWrites) return node.runUntracked(fn);
-  return node.tracker().run(write, fn);
+  try {
+    if (write.serialising) await node.startTracking();
+    else if (!node.tracksWrites) return await node.runUntracked(fn);
+    return await node.tracker().run(write, fn);
+  } catch (e) {
+    if (node.dirtyBitmaps.size > 0) node.noteFailed(write.offset, write.bytes);
+    throw e;
+  }
 }
 
 /** Surrounds `iov` with what is stored around it in its first and last aligned block. */

@@ -35,7 +35,6 @@ export async function truncateNode(
   await node.refreshLength();
   const grown = node.size - old;
   if (grown <= 0) return;
-  for (const b of node.dirtyBitmaps.values()) b.noteWritten(old, grown);
   // Where new storage is not zero by itself (encryption, devices), it is made so.
   if (options.zeroFill && (await node.instance.hasZeroInit?.()) !== true) {
     await node.writeZeroes(old, grown);

@@ -1,9 +1,10 @@
 /** Opening images as a tool's options say: `-f`, `--image-opts`, `-U`, `-t`, `--object`. */
 import type { Backend } from '../block/backend.js';
 import type { NodeOptions, OpenFlags } from '../block/driver.js';
-import { BlockError, prepend } from '../block/errors.js';
+import { BlockError, errorText, prepend } from '../block/errors.js';
 import { BlockGraph } from '../block/graph.js';
 import { defaultFlags } from '../block/node-options.js';
+import { skipFilters } from '../block/status.js';
 import type { CacheMode } from '../block/types.js';
 import { drivers } from '../catalog/drivers.js';
 import { nodeHost } from '../host/node/index.js';
@@ -108,3 +109,22 @@ export function cacheMode(word: string, text = 'Invalid cache option'): CacheMod
 /** `-t unsafe`, `-t writeback`: defaults of commands that write. */
 export const writebackCache: CacheMode = { writeback: true, direct: false, noFlush: false };
 export const unsafeCache: CacheMode = { writeback: true, direct: false, noFlush: true };
+
+/**
+ * Stores what is otherwise stored when the image closes, so that a failure becomes that of the
+ * tool. Nothing may be written afterwards.
+ */
+export async function inactivate(program: Program, backend: Backend): Promise<void> {
+  try {
+    for (let node = skipFilters(backend.node); ;) {
+      await node.instance.bitmaps?.finish();
+      const below = node.backing?.node;
+      if (below === undefined) return;
+      node = skipFilters(below);
+    }
+  } catch (e) {
+    // Closing tries once more, and tells of it after this.
+    program.output.err(`${program.name}: Error while closing the image: ${errorText(e)}\n`);
+    throw new Failure(undefined);
+  }
+}

@@ -74,7 +74,7 @@ export class Program {
     const marked =
       /^(?:WARNING: |ERROR |Leaked |Repairing |Rebuilding |qcow2: |qcow2_free_clusters )/;
     if (marked.test(message)) this.output.err(`${message}\n`);
-    else if (message.startsWith('Failed to flush')) this.error(message);
+    else if (/^(?:Failed to flush|Lost persistent)/.test(message)) this.error(message);
     else this.output.err(`${this.name}: warning: ${message}\n`);
   }
 

@@ -81,7 +81,7 @@ export function isQemu10(command: string): boolean {
   const path = findCommand(command);
   if (path === undefined) return false;
   const version = execFileSync(path, ['--version'], { encoding: 'utf8' });
-  return Number(/version (\d+)\./.exec(version)?.[1] ?? 0) >= 10;
+  return Number(/(?:version|qemu-nbd) (\d+)\./.exec(version)?.[1] ?? 0) >= 10;
 }
 
 /**

@@ -3,7 +3,7 @@
  *
  * See "Bitmap directory" of the specification. A bitmap that vdisk cannot use (extra data that is
  * not marked compatible, a type that it does not know) makes the whole directory unusable, as it
- * does for QEMU, and is never written back changed.
+ * does for QEMU, and is never written back changed. Extra data that is marked compatible is kept.
  */
 import { BlockError } from '../../block/errors.js';
 import type { BitmapDirRecord, BitmapsExt } from './layout.js';
@@ -12,7 +12,6 @@ import {
   BITMAP_DIR_FIXED_LENGTH,
   decodeFields,
   encodeFields,
-  Limit,
 } from './layout.js';
 import type { Geometry, HostOffset } from './units.js';
 import { isOffset, roundUp } from './units.js';
@@ -23,7 +22,7 @@ export const BitmapFlag = { inUse: 1, auto: 2, extraDataCompatible: 4, known: 7 
 /** The one type of bitmap that there is. */
 export const BITMAP_TYPE_DIRTY = 1;
 
-/** Limits of bitmaps; all but the last two are QEMU's. */
+/** Limits of bitmaps, which are QEMU's. */
 export const BitmapLimit = {
   /** Most entries of a bitmap table, and most bytes of the bitmap itself. */
   maxTableEntries: 0x800_0000,
@@ -42,28 +41,20 @@ export interface DirectoryEntry {
   readonly granularityBits: number;
   readonly name: string;
   readonly nameBytes: Uint8Array;
+  /** Not understood, but compatible. */
+  readonly extraData: Uint8Array;
 }
 
 const utf8 = new TextDecoder();
 
-/** What decides whether an entry is right. */
-export interface BitmapFacts {
-  readonly g: Geometry;
-  /** Virtual size in bytes. */
-  readonly diskSize: number;
-}
-
 /** Bytes of one entry, padding included. */
 export function directoryEntryBytes(entry: DirectoryEntry): number {
-  return roundUp(BITMAP_DIR_FIXED_LENGTH + entry.nameBytes.length, 8);
+  const { nameBytes, extraData } = entry;
+  return roundUp(BITMAP_DIR_FIXED_LENGTH + extraData.length + nameBytes.length, 8);
 }
 
 /** Parses the directory. Throws BlockError EINVAL with QEMU's text at the first breach. */
-export function parseDirectory(
-  bytes: Uint8Array,
-  ext: BitmapsExt,
-  facts: BitmapFacts,
-): DirectoryEntry[] {
+export function parseDirectory(bytes: Uint8Array, ext: BitmapsExt, g: Geometry): DirectoryEntry[] {
   const out: DirectoryEntry[] = [];
   let at = 0;
   while (at < bytes.length) {
@@ -75,12 +66,13 @@ export function parseDirectory(
     const nameAt = at + BITMAP_DIR_FIXED_LENGTH + record.extra_data_size;
     const next = roundUp(nameAt + record.name_size, 8);
     if (next > bytes.length) throw broken();
-    if (record.extra_data_size !== 0) {
+    const isCompatible = (record.flags & BitmapFlag.extraDataCompatible) !== 0;
+    if (record.extra_data_size !== 0 && !isCompatible) {
       throw new BlockError('EINVAL', 'Bitmap extra data is not supported');
     }
     const nameBytes = bytes.slice(nameAt, nameAt + record.name_size);
     const name = utf8.decode(nameBytes);
-    if (!isRight(record, facts)) {
+    if (!isRight(record, g)) {
       throw new BlockError('EINVAL', `Bitmap '${name}' doesn't satisfy the constraints`);
     }
     out.push({
@@ -90,6 +82,7 @@ export function parseDirectory(
       granularityBits: record.granularity_bits,
       name,
       nameBytes,
+      extraData: bytes.slice(at + BITMAP_DIR_FIXED_LENGTH, nameAt),
     });
     at = next;
   }
@@ -103,7 +96,7 @@ function broken(): BlockError {
   return new BlockError('EINVAL', 'Broken bitmap directory');
 }
 
-function isRight(record: BitmapDirRecord, { g, diskSize }: BitmapFacts): boolean {
+function isRight(record: BitmapDirRecord, g: Geometry): boolean {
   const offset = record.bitmap_table_offset;
   const bits = record.granularity_bits;
   const isFormed =
@@ -119,11 +112,7 @@ function isRight(record: BitmapDirRecord, { g, diskSize }: BitmapFacts): boolean
     record.name_size <= BitmapLimit.maxNameBytes &&
     record.type === BITMAP_TYPE_DIRTY;
   if (!isFormed) return false;
-  const bytes = record.bitmap_table_size * g.clusterSize;
-  if (bytes > BitmapLimit.maxBytes) return false;
-  // A bitmap that was not stored properly may be of another size than the disk is now.
-  if ((record.flags & BitmapFlag.inUse) !== 0) return true;
-  return bitmapTableSize(g, diskSize, bits) === record.bitmap_table_size;
+  return record.bitmap_table_size * g.clusterSize <= BitmapLimit.maxBytes;
 }
 
 /** Clusters that the bits of a bitmap take: the entries of its table. */
@@ -148,10 +137,11 @@ export function encodeDirectory(entries: readonly DirectoryEntry[]): Uint8Array 
       type: BITMAP_TYPE_DIRTY,
       granularity_bits: entry.granularityBits,
       name_size: entry.nameBytes.length,
-      extra_data_size: 0,
+      extra_data_size: entry.extraData.length,
     };
     encodeFields(BITMAP_DIR_FIELDS, record, out, at);
-    out.set(entry.nameBytes, at + BITMAP_DIR_FIXED_LENGTH);
+    out.set(entry.extraData, at + BITMAP_DIR_FIXED_LENGTH);
+    out.set(entry.nameBytes, at + BITMAP_DIR_FIXED_LENGTH + entry.extraData.length);
     at += directoryEntryBytes(entry);
   }
   return out;
@@ -173,13 +163,4 @@ export function bitmapCluster(g: Geometry, table: DataView, index: number): Bitm
   if (offset === 0) return { kind: ones ? 'ones' : 'zeroes' };
   if (ones || offset % g.clusterSize !== 0 || !isOffset(offset)) return { kind: 'invalid' };
   return { kind: 'stored', offset };
-}
-
-/** Whether `ext` is within the limits that bound what reading the directory costs. */
-export function isDirectoryPlausible(ext: BitmapsExt): boolean {
-  return (
-    ext.bitmap_directory_size > 0 &&
-    ext.bitmap_directory_size <= Limit.maxBitmapDirectoryBytes &&
-    ext.nb_bitmaps * (BITMAP_DIR_FIXED_LENGTH + 1) <= ext.bitmap_directory_size
-  );
 }

@@ -1,6 +1,5 @@
 /** References besides those of guest clusters: snapshots, bitmaps, refcount structures. */
 import { BlockError, errorText } from '../../block/errors.js';
-import type { BitmapFacts } from './bitmap-directory.js';
 import { bitmapCluster, parseDirectory } from './bitmap-directory.js';
 import { MAX_CHECK_CLUSTERS } from './check-counts.js';
 import type { MappingCheck } from './check-mapping.js';
@@ -69,14 +68,13 @@ export function countFixedTables(run: CheckRun): void {
  * directory is broken, which counts as a corruption.
  */
 export async function countBitmaps(run: CheckRun): Promise<void> {
-  const { extensions, fields } = run.target.header;
+  const { extensions } = run.target.header;
   const ext = extensions.bitmaps;
   if (ext === undefined) return;
   run.countStructure(ext.bitmap_directory_offset, ext.bitmap_directory_size);
-  const facts: BitmapFacts = { g: run.g, diskSize: fields.size };
   try {
     const bytes = await run.read(ext.bitmap_directory_offset, ext.bitmap_directory_size);
-    for (const entry of parseDirectory(bytes, ext, facts)) {
+    for (const entry of parseDirectory(bytes, ext, run.g)) {
       run.countStructure(entry.tableOffset, entry.tableSize * 8);
       const table = new DataView((await run.read(entry.tableOffset, entry.tableSize * 8)).buffer);
       for (let i = 0; i < entry.tableSize; i++) {

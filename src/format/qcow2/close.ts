@@ -1,7 +1,8 @@
 /** Closing: everything on disk, the dirty bit cleared, what was grown ahead cut off. */
-import { BlockError, errorText } from '../../block/errors.js';
+import { BlockError, errorText, messageOf } from '../../block/errors.js';
 import type { Qcow2Image } from './image.js';
 import { Incompat } from './layout.js';
+import { roundUp } from './units.js';
 
 /**
  * Brings the image into its final state. Failures are told as warnings, for whoever closes can
@@ -9,6 +10,7 @@ import { Incompat } from './layout.js';
  */
 export async function closeImage(image: Qcow2Image): Promise<void> {
   if (!image.isWritable || image.unusable) return;
+  await keepBitmaps(image);
   try {
     await settle(image);
   } catch (e) {
@@ -19,8 +21,34 @@ export async function closeImage(image: Qcow2Image): Promise<void> {
     }
     return;
   }
-  await image.growth.trim();
+  await image.growth.trim(directoryPadding(image));
   if (image.dataGrowth !== image.growth) await image.dataGrowth.trim();
+}
+
+/** Bytes behind the bitmap directory in its last cluster, when that is the last one in use. */
+function directoryPadding({ g, header, growth }: Qcow2Image): number {
+  const directory = header.extensions.bitmaps;
+  if (directory === undefined) return 0;
+  const end = directory.bitmap_directory_offset + directory.bitmap_directory_size;
+  return roundUp(end, g.clusterSize) === growth.usedEnd ? growth.usedEnd - end : 0;
+}
+
+/**
+ * Stores the persistent bitmaps, once; whether that succeeded. A failure is told and costs them:
+ * on disk they stay in use, so that nobody takes them for valid.
+ */
+export async function keepBitmaps(image: Qcow2Image): Promise<boolean> {
+  if (image.node.dirtyBitmaps.size === 0 || image.bitmapsKept) return true;
+  try {
+    await (await import('./bitmaps.js')).storeBitmaps(image);
+    image.bitmapsKept = true;
+    return true;
+  } catch (e) {
+    const { name } = image.node;
+    const what = `Lost persistent bitmaps during inactivation of node '${name}'`;
+    image.graph.warn(`${what}: ${messageOf(e)}`);
+    return false;
+  }
 }
 
 /** All metadata is in the file and no refcount lags; clears the dirty bit if that was why. */

@@ -101,12 +101,20 @@ export class FileGrowth {
   async cover(): Promise<void> {
     while (this.#growing !== undefined) await this.#growing;
     if (this.#file.size >= this.#freshFrom || !this.#zeroInit) return;
-    await this.#grow(this.#freshFrom + this.#step);
+    try {
+      await this.#grow(this.#freshFrom + this.#step);
+    } catch (e) {
+      // A file of fixed length: what was given out past its end could not be written either.
+      if (!(e instanceof Error && 'code' in e && e.code === 'ENOTSUP')) throw e;
+    }
   }
 
-  /** Cuts off what was grown ahead. Failure does not matter: the tail is sparse. */
-  async trim(): Promise<void> {
-    const end = Math.max(this.#freshFrom, this.#base);
+  /**
+   * Cuts off what was grown ahead, and, where the last `unused` bytes before that are padding of a
+   * cluster, those too. Failure does not matter: the tail is sparse.
+   */
+  async trim(unused = 0): Promise<void> {
+    const end = Math.max(this.#freshFrom - unused, this.#base);
     while (this.#growing !== undefined) await this.#growing;
     if (!this.#grownAhead || this.#file.size <= end) return;
     this.#grownAhead = false;

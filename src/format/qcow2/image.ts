@@ -12,6 +12,7 @@ import { BlockError } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
 import type { Allocator } from './allocate.js';
+import type { DirectoryEntry } from './bitmap-directory.js';
 import type { MetaCache } from './cache.js';
 import type { ClusterKeeper } from './compressed-read.js';
 import type { FileGrowth } from './growth.js';
@@ -70,6 +71,10 @@ export class Qcow2Image {
   /** Virtual size in bytes. */
   size: number;
   snapshots: readonly Qcow2Snapshot[] = [];
+  /** The bitmap directory as it is on disk; see bitmaps.ts. */
+  bitmapEntries: DirectoryEntry[] = [];
+  /** The bitmaps were stored: the image is not written any more. */
+  bitmapsKept = false;
   crypto: CryptoBlock | undefined;
   /** The LUKS header; `volume` when it was unlocked. */
   luks: { readonly header: LuksHeader; readonly volume: LuksVolume | undefined } | undefined;

@@ -31,6 +31,10 @@ async function specific(image: Qcow2Image): Promise<Record<string, unknown>> {
     data['lazy-refcounts'] = (fields.compatible_features & Compat.lazyRefcounts) !== 0n;
     data['corrupt'] = image.has(Incompat.corrupt);
   }
+  if (image.header.extensions.bitmaps !== undefined) {
+    const { bitmapInfo } = await import('./bitmaps.js');
+    data['bitmaps'] = await bitmapInfo(image);
+  }
   data['refcount-bits'] = g.refcountBits;
   if (fields.crypt_method === 1) data['encrypt'] = { format: 'aes' };
   if (image.luks !== undefined) {

@@ -1,6 +1,7 @@
 /** The driver instance: fast paths here, everything else in the modules that the methods name. */
 import type {
   AmendContext,
+  BitmapCapability,
   CheckOptions,
   CheckResult,
   DriverInstance,
@@ -15,6 +16,7 @@ import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
 import type { CreateValues } from '../../options/create-options.js';
 import type { Iov } from '../../lib/iov.js';
+import { bitmapCapability } from './bitmap-capability.js';
 import { readData, writeData } from './data-io.js';
 import { Kind } from './entry.js';
 import type { Qcow2Image } from './image.js';
@@ -29,11 +31,13 @@ export class Qcow2Instance implements DriverInstance {
   /** For the modules of this driver. */
   readonly image: Qcow2Image;
   readonly snapshots: SnapshotCapability;
+  readonly bitmaps: BitmapCapability;
   #stopTimer: (() => void) | undefined;
 
   constructor(image: Qcow2Image) {
     this.image = image;
     this.snapshots = snapshotCapability(image);
+    this.bitmaps = bitmapCapability(image);
     this.startTimer();
   }
 

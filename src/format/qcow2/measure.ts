@@ -1,6 +1,6 @@
 /** How large an image would be: `measure`. */
 import type { Backend } from '../../block/backend.js';
-import type { DriverInstance, MeasureResult } from '../../block/driver.js';
+import type { MeasureResult } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { chainStatus } from '../../block/status.js';
 import type { Preallocation } from '../../block/types.js';
@@ -18,7 +18,6 @@ import {
   secretRequired,
   versionOf,
 } from './create-options.js';
-import { Qcow2Instance } from './instance.js';
 import { BITMAP_DIR_FIXED_LENGTH, Limit } from './layout.js';
 import type { Geometry } from './units.js';
 import { geometry, l1EntriesFor, roundUp } from './units.js';
@@ -31,7 +30,7 @@ export async function measureQcow2(
   values: CreateValues,
   source: Backend | undefined,
 ): Promise<MeasureResult> {
-  const { g, preallocation, cryptoBytes } = await parse(values);
+  const { g, version, preallocation, cryptoBytes } = await parse(values);
   const hasBacking = values['backing_file'] !== undefined;
   const asked = source === undefined ? values.size : source.size;
   if (asked === undefined) throw new BlockError('EINVAL', 'Image creation needs a size parameter');
@@ -47,7 +46,7 @@ export async function measureQcow2(
     // How much of the source is in the backing file is not known here.
     data = hasBacking ? virtual : await allocatedBytes(source, g);
   }
-  const bitmaps = source === undefined ? undefined : bitmapsBytes(source, g);
+  const bitmaps = source === undefined || version < 3 ? undefined : bitmapsBytes(source, g);
   return {
     required: full - virtual + data,
     fullyAllocated: full,
@@ -56,6 +55,7 @@ export async function measureQcow2(
 }
 
 interface Measured {
+  readonly version: number;
   readonly g: Geometry;
   readonly preallocation: Preallocation;
   readonly cryptoBytes: number;
@@ -82,7 +82,7 @@ async function parse(values: CreateValues): Promise<Measured> {
     throw new OptionError(`invalid parameter value: ${o.preallocation ?? ''}`, 'preallocation');
   }
   const cryptoBytes = o['encrypt.format'] === 'luks' ? await luksBytes(values) : 0;
-  return { g: geometry(clusterBits, order, o.extended_l2), preallocation, cryptoBytes };
+  return { version, g: geometry(clusterBits, order, o.extended_l2), preallocation, cryptoBytes };
 }
 
 async function luksBytes(values: CreateValues): Promise<number> {
@@ -114,23 +114,16 @@ async function allocatedBytes(source: Backend, g: Geometry): Promise<number> {
   return sum;
 }
 
-/** 0 for an image that could have bitmaps and has none; undefined where that is not known. */
-function noBitmaps(instance: DriverInstance): number | undefined {
-  if (!(instance instanceof Qcow2Instance)) return undefined;
-  const { fields, extensions } = instance.image.header;
-  return fields.version >= 3 && extensions.bitmaps === undefined ? 0 : undefined;
-}
-
 /** What the source's persistent bitmaps would take; undefined where there cannot be any. */
 function bitmapsBytes(source: Backend, g: Geometry): number | undefined {
   const { node } = source;
-  if (node.instance.bitmaps === undefined) return noBitmaps(node.instance);
+  if (node.instance.bitmaps === undefined) return undefined;
   const encoder = new TextEncoder();
   let directory = 0;
   let bytes = 0;
   for (const bitmap of node.dirtyBitmaps.values()) {
-    if (!bitmap.persistent || bitmap.inconsistent) continue;
-    const clusters = bitmapTableSize(g, bitmap.length, Math.log2(bitmap.granularity));
+    if (!bitmap.persistent) continue;
+    const clusters = bitmapTableSize(g, node.size, Math.log2(bitmap.granularity));
     const table = roundUp(clusters * 8, g.clusterSize);
     bytes += table + clusters * g.clusterSize;
     directory += roundUp(BITMAP_DIR_FIXED_LENGTH + encoder.encode(bitmap.name).length, 8);

@@ -33,8 +33,21 @@ export async function openImage(context: OpenContext): Promise<Qcow2Image> {
     await (await import('./encryption.js')).openEncryption(context, image);
   }
   await readSnapshots(context, image);
-  if (image.isWritable && !context.flags.noIo) await prepareForWriting(context, image);
+  if (header.extensions.bitmapsInconsistent) warnOfStaleBitmaps(context);
+  const writable = image.isWritable && !context.flags.noIo;
+  if (writable) await prepareForWriting(context, image);
+  if (header.extensions.bitmaps !== undefined) {
+    await (await import('./bitmaps.js')).loadBitmaps(image, writable);
+  }
   return image;
+}
+
+function warnOfStaleBitmaps({ graph }: OpenContext): void {
+  graph.warn(
+    'a program lacking bitmap support modified this file, so all bitmaps are now considered ' +
+      "inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file " +
+      'to fix.',
+  );
 }
 
 async function readHeader(context: OpenContext, file: Child): Promise<Qcow2Header> {
@@ -143,20 +156,15 @@ async function readSnapshots(context: OpenContext, image: Qcow2Image): Promise<v
 async function prepareForWriting(context: OpenContext, image: Qcow2Image): Promise<void> {
   const { fields, extensions } = image.header;
   const unknown = fields.autoclear_features & ~Autoclear.known;
-  if (unknown !== 0n) {
+  if (unknown !== 0n || extensions.bitmapsInconsistent) {
+    // Bitmaps that another program let grow stale are forgotten; their clusters leak.
     fields.autoclear_features &= Autoclear.known;
+    extensions.bitmapsInconsistent = false;
     try {
       await image.writeHeader();
     } catch (e) {
       throw withErrno('Could not update qcow2 header', e);
     }
-  }
-  if (extensions.bitmapsInconsistent) {
-    context.graph.warn(
-      'WARNING: a program lacking bitmap support modified this file, so all bitmaps are now ' +
-        "considered inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the " +
-        'image file to fix.',
-    );
   }
   if (!context.flags.check && image.has(Incompat.dirty)) {
     const { repairDirty } = await import('./repair.js');

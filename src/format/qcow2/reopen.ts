@@ -1,8 +1,9 @@
 /** Changing runtime options of an open image: checked first, then all at once. */
 import type { ReopenRequest, ReopenStep } from '../../block/driver.js';
-import { withErrno } from '../../block/errors.js';
+import { BlockError, errorText, withErrno } from '../../block/errors.js';
 import { MetaCache } from './cache.js';
-import { settle } from './close.js';
+import { keepBitmaps, settle } from './close.js';
+import type { Qcow2Image } from './image.js';
 import type { Qcow2Instance } from './instance.js';
 import { Compat } from './layout.js';
 import { Mapping } from './mapping.js';
@@ -25,18 +26,23 @@ export async function prepareReopen(
     lazyRefcounts: (fields.compatible_features & Compat.lazyRefcounts) !== 0n,
     unmap: request.flags.unmap,
   });
+  const { writable } = request.flags;
   const endsLazy = image.settings.lazyRefcounts && !settings.lazyRefcounts;
   if (image.isWritable) {
+    if (!writable && !(await keepBitmaps(image))) {
+      throw new BlockError('EINVAL', 'Cannot make dirty bitmaps readonly');
+    }
     try {
-      if (endsLazy || !request.flags.writable) await settle(image);
+      if (endsLazy || !writable) await settle(image);
       else await image.exclusive(async () => undefined);
     } catch (e) {
       throw withErrno('Failed to flush the L2 table cache', e);
     }
-    if (!request.flags.writable) await image.file.flush();
+    if (!writable) await image.file.flush();
   }
+  const wasWritable = image.isWritable;
   return {
-    commit: () => {
+    commit: async () => {
       image.settings = settings;
       const read = (offset: number, into: Iov): Promise<void> => image.readMeta(offset, into);
       // Nothing is dirty: the graph holds all requests between prepare and commit.
@@ -46,7 +52,24 @@ export async function prepareReopen(
       );
       image.mapping = new Mapping(image);
       instance.startTimer();
+      if (writable && !wasWritable) await claimBitmaps(image);
     },
-    abort: () => undefined,
+    // They were stored for an image that stays writable after all.
+    abort: () => (wasWritable && !writable ? claimBitmaps(image) : undefined),
   };
+}
+
+/**
+ * Marks the bitmaps on disk as in use before a guest writes. Where that fails nothing may be
+ * written any more, or they would be taken for valid later.
+ */
+async function claimBitmaps(image: Qcow2Image): Promise<void> {
+  image.bitmapsKept = false;
+  if (image.bitmapEntries.length === 0) return;
+  try {
+    await (await import('./bitmaps.js')).markInUse(image);
+  } catch (e) {
+    image.unusable = true;
+    image.graph.warn(`Failed to make dirty bitmaps writable: ${errorText(e)}`);
+  }
 }

@@ -5,7 +5,7 @@ import { BlockError, prepend } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import { skipFilters } from '../../block/status.js';
 import { command } from '../../options/getopt.js';
-import { openImage, toolGraph } from '../images.js';
+import { inactivate, openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
@@ -103,17 +103,20 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   const graph = toolGraph(program, objects);
   try {
     const image = { name: filename, imageOpts: asked.imageOpts, format: asked.format };
-    const backend = await openImage(program, graph, image, { flags: { writable: true } });
+    // Backing files have no part in it, and may be the other image of a merge.
+    const flags = { writable: true, noBacking: true };
+    const backend = await openImage(program, graph, image, { flags });
     let source: Backend | undefined;
     try {
       if (asked.sourceFile !== undefined) {
         const from = { name: asked.sourceFile, imageOpts: false, format: asked.sourceFormat };
-        source = await openImage(program, graph, from);
+        source = await openImage(program, graph, from, { flags: { noBacking: true } });
       }
       const from = skipFilters((source ?? backend).node);
       for (const action of asked.actions) {
         await carryOut(skipFilters(backend.node), name, action, asked.granularity, from);
       }
+      await inactivate(program, backend);
     } finally {
       await source?.close();
       await backend.close();
@@ -197,10 +200,10 @@ async function addBitmap(
   const cluster = (await node.instance.info?.())?.clusterSize ?? COARSE;
   const size = granularity ?? Math.max(FINE, Math.min(COARSE, cluster));
   const isPower = Number.isInteger(Math.log2(size));
-  if (!isPower || size < MIN_GRANULARITY) {
+  // QEMU keeps 32 bits of the number, and nothing of one that is longer.
+  if (!isPower || size < MIN_GRANULARITY || size > MAX_GRANULARITY) {
     throw new BlockError('EINVAL', 'Granularity must be power of 2 and at least 512');
   }
-  if (size > MAX_GRANULARITY) throw new BlockError('EINVAL', 'Granularity is too large');
   if (node.dirtyBitmaps.has(name)) throw new BlockError('EEXIST', `Bitmap already exists: ${name}`);
   await checkStorable(node, name, size);
   const bitmap = new DirtyBitmap({

@@ -185,7 +185,7 @@ function checkText(result: CheckResult): string {
   const { totalClusters: total = 0, allocatedClusters: allocated = 0 } = result;
   if (total !== 0 && allocated !== 0) {
     const part = (of: number | undefined, whole: number): string =>
-      (((of ?? 0) * 100) / whole).toFixed(2);
+      twoDecimals(((of ?? 0) * 100) / whole);
     text +=
       `${String(allocated)}/${String(total)} = ${part(allocated, total)}% allocated, ` +
       `${part(result.fragmentedClusters, allocated)}% fragmented, ` +
@@ -224,3 +224,11 @@ function checkFacts(
 }
 
 export const check: ImgCommand = { spec, usage, run };
+
+/** As C prints `%.2f`: what lies in the middle goes to the even digit. */
+function twoDecimals(value: number): string {
+  const halves = value * 200;
+  if (halves % 2 !== 1) return value.toFixed(2);
+  const low = Math.floor(value * 100);
+  return ((low % 2 === 0 ? low : low + 1) / 100).toFixed(2);
+}

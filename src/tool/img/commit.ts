@@ -3,7 +3,7 @@ import type { Backend } from '../../block/backend.js';
 import { findBacking } from '../../block/chain.js';
 import { commit as commitImage } from '../../job/commit.js';
 import { command } from '../../options/getopt.js';
-import { cacheMode, openImage, toolGraph } from '../images.js';
+import { cacheMode, inactivate, openImage, toolGraph } from '../images.js';
 import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
@@ -91,6 +91,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     const backend = await openImage(program, graph, asked, { flags, cache });
     try {
       await commitOpen(program, asked, backend, interrupts);
+      await inactivate(program, backend);
     } finally {
       await backend.close();
     }
