@@ -5,15 +5,16 @@ import { BlockError, prepend } from '../block/errors.js';
 import { skipFilters } from '../block/status.js';
 
 /**
- * The persistent bitmaps of an image, the youngest first. Throws when it cannot have any, and, with `strict`, when
- * one of them is inconsistent.
+ * The persistent bitmaps of an image, the youngest first. Throws when it cannot have any, and,
+ * with `strict`, when one of them is inconsistent.
  */
 export function persistentBitmaps(source: Backend, strict: boolean): DirtyBitmap[] {
   const node = skipFilters(source.node);
   if (node.instance.bitmaps === undefined) {
     throw new BlockError('ENOTSUP', 'Source lacks bitmap support');
   }
-  const found = [...node.dirtyBitmaps.values()].filter((bitmap) => bitmap.persistent).reverse();
+  const found = [...node.dirtyBitmaps.values()].filter((bitmap) => bitmap.persistent);
+  found.reverse();
   const broken = strict ? found.find((bitmap) => bitmap.inconsistent) : undefined;
   if (broken !== undefined) {
     throw new BlockError('EINVAL', `Cannot copy inconsistent bitmap '${broken.name}'`, {

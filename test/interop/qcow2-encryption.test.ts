@@ -421,3 +421,60 @@ describe('a crafted encryption header', () => {
     expect(await open((b) => b.writeUInt32BE(3, at + 4))).toContain('CRYPTO header extension size');
   });
 });
+
+requiresQemu10('qemu-img')('amend of keys', () => {
+  it('says and does what QEMU does', async () => {
+    const dir = tempDir();
+    const made = join(dir, 'e');
+    const o = 'encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10';
+    await runOk(img, ['create', '-q', ...objects, '-f', 'qcow2', '-o', o, made, '1M']);
+    const active = 'encrypt.state=active,encrypt.iter-time=10,encrypt.new-secret=';
+    const asked = [
+      ['encrypt.state=active'],
+      [`${active}s1,encrypt.old-secret=s0`],
+      ['encrypt.state=inactive'],
+      ['encrypt.state=inactive,encrypt.new-secret=s1'],
+      ['encrypt.state=inactive,encrypt.keyslot=0,encrypt.iter-time=10'],
+      ['encrypt.state=inactive,encrypt.keyslot=0,encrypt.old-secret=s1'],
+      ['encrypt.state=other'],
+      ['encrypt.new-secret=s1'],
+      [`${active}s1,encrypt.keyslot=9`],
+      ['encrypt.state=inactive,encrypt.keyslot=9'],
+      ['encrypt.state=inactive,encrypt.keyslot=3'],
+      ['encrypt.state=inactive,encrypt.keyslot=0'],
+      ['encrypt.state=inactive,encrypt.old-secret=s1'],
+      ['encrypt.state=inactive,encrypt.old-secret=s0'],
+      [`${active}none`],
+      [`${active}s1,encrypt.keyslot=0`],
+      [`${active}s1,encrypt.keyslot=2`],
+      ['encrypt.state=inactive,encrypt.keyslot=2,encrypt.old-secret=s0'],
+      ['encrypt.cipher-alg=aes-128'],
+      ['encrypt.state=inactive,encrypt.keyslot=2,encrypt.old-secret=s1'],
+      [`${active}s1,encrypt.keyslot=0`, '--force'],
+    ];
+    const ends: string[] = [];
+    for (const tool of ['qemu-img', img]) {
+      const path = join(dir, tool === img ? 'mine' : 'theirs');
+      writeFileSync(path, readFileSync(made));
+      const at = ['amend', ...objects, '--image-opts', image(path, 's0').text, '-o'];
+      const said: string[] = [];
+      for (const words of asked) {
+        const r = await run(tool, [...at, ...words]);
+        said.push(`${words.join(' ')}: ${r.stderr.replaceAll('vdisk-img', 'qemu-img')}`);
+      }
+      ends.push(said.join(''));
+      // Only the new password opens it, for either side.
+      for (const [secret, opens] of [
+        ['s1', true],
+        ['s0', false],
+      ] as const) {
+        const text = image(path, secret).text;
+        for (const reader of ['qemu-img', img]) {
+          const r = await run(reader, ['check', ...objects, '--image-opts', text]);
+          expect([tool, reader, secret, r.status === 0]).toEqual([tool, reader, secret, opens]);
+        }
+      }
+    }
+    expect(ends[1]).toBe(ends[0]);
+  });
+});

@@ -74,12 +74,15 @@ export async function amendLuks(
     throw invalid("'iter-time' must not be given when erasing keyslots");
   }
   const old = value('old-secret');
-  if (slot !== undefined && old !== undefined) {
-    throw invalid("'keyslot' and 'old-secret' cannot be given together");
+  const password = old === undefined ? undefined : await secret(String(old));
+  if (slot !== undefined) await volume.eraseSlot(slot, force, password);
+  else if (password !== undefined) await volume.erasePassword(password, force);
+  else {
+    throw invalid(
+      'To erase keyslot(s), either explicit keyslot index or the password currently contained ' +
+        'in them must be given',
+    );
   }
-  if (old !== undefined) await volume.erasePassword(await secret(String(old)), force);
-  else if (slot !== undefined) await volume.eraseSlot(slot, force);
-  else throw invalid("To erase keyslots, 'keyslot' or 'old-secret' must be given");
 }
 
 function invalid(message: string): BlockError {

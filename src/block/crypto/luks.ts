@@ -148,9 +148,19 @@ export class LuksVolume {
     });
   }
 
-  /** Erases one slot (L2). */
-  async eraseSlot(index: number, force = false): Promise<void> {
+  /** Erases one slot (L2), if `password` opens it where one is given. */
+  async eraseSlot(index: number, force = false, password?: Uint8Array): Promise<void> {
     const slot = this.#slot(index);
+    if (password !== undefined) {
+      const key = await trySlot(this.#host, this.#storage, this.header, index, password);
+      if (key === undefined) {
+        throw new BlockError(
+          'EINVAL',
+          `Given keyslot ${String(index)} doesn't contain the given old password for erase ` +
+            'operation',
+        );
+      }
+    }
     if (!slot.active && !force) {
       throw new BlockError(
         'EINVAL',

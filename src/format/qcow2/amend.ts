@@ -100,10 +100,7 @@ function checkEncryption(image: Qcow2Image): void {
     throw invalid("Can't amend encryption options - encryption not present");
   }
   if (method !== 2) {
-    throw new BlockError(
-      'ENOTSUP',
-      'Only LUKS encryption options can be amended for qcow2 with "encrypt." prefix',
-    );
+    throw new BlockError('ENOTSUP', 'Only LUKS encryption options can be amended');
   }
 }
 
