@@ -29,6 +29,8 @@ export class FileGrowth {
   /** Length of the file when the image was opened; it is never cut below this. */
   #base: number;
   #freshFrom: number;
+  /** A length that the file has even after a power cut. */
+  #durableSize: number;
   #extensions = 0;
   #step = FIRST_STEP;
   #possible = true;
@@ -42,6 +44,7 @@ export class FileGrowth {
     this.#zeroInit = zeroInit;
     this.#base = file.size;
     this.#freshFrom = file.size;
+    this.#durableSize = file.size;
   }
 
   /** End of what has been given out. */
@@ -110,6 +113,18 @@ export class FileGrowth {
   }
 
   /**
+   * What has been given out lies inside the file even after a power cut: flushes when the file
+   * has grown since. For mappings that wait for no other flush; an entry that points past the end
+   * of the file is a fault that no repair of qemu-img's undoes.
+   */
+  async makeDurable(): Promise<void> {
+    if (this.#freshFrom <= this.#durableSize) return;
+    const { size } = this.#file;
+    await this.#file.flush();
+    this.#durableSize = size;
+  }
+
+  /**
    * Cuts off what was grown ahead, and, where the last `unused` bytes before that are padding of a
    * cluster, those too. Failure does not matter: the tail is sparse.
    */
@@ -118,6 +133,7 @@ export class FileGrowth {
     while (this.#growing !== undefined) await this.#growing;
     if (!this.#grownAhead || this.#file.size <= end) return;
     this.#grownAhead = false;
+    this.#durableSize = Math.min(this.#durableSize, end);
     try {
       await this.#file.truncate(end, { exact: false });
     } catch {
@@ -129,5 +145,6 @@ export class FileGrowth {
   shrunk(end: number): void {
     this.#base = Math.min(this.#base, end);
     this.#freshFrom = Math.min(this.#freshFrom, end);
+    this.#durableSize = Math.min(this.#durableSize, end);
   }
 }

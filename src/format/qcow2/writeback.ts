@@ -127,7 +127,10 @@ export class Writeback {
     try {
       if (needsRefcounts) await image.growth.cover();
       if (lazy) {
-        if (maps && needsRefcounts) await image.setDirty(true);
+        if (maps && needsRefcounts) {
+          await image.growth.makeDurable();
+          await image.setDirty(true);
+        }
       } else {
         await this.#refcounts();
       }
