@@ -70,6 +70,8 @@ function normalize(text: string): string {
       .replace(/^( *disk size: ).*$/gm, '$1#')
       .replace(/^( *file length: ).*$/gm, '$1#')
       .replace(/("actual-size": )\d+/g, '$1#')
+      // As "file length" for people: where clusters are put is each program's own affair.
+      .replace(/("virtual-size": )\d+(,\s*"filename": "[^"]*",\s*"format": "file")/g, '$1#$2')
       .replace(/("date-n?sec": )\d+/g, '$1#')
       .replace(/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d/g, 'DATE')
       .replace(/#block\d+/g, 'NODE')
