@@ -14,6 +14,7 @@ import { copyOnReadDriver } from '../filter/copy-on-read.js';
 import { preallocateDriver } from '../filter/preallocate.js';
 import { quorumDriver } from '../filter/quorum.js';
 import { throttleDriver } from '../filter/throttle.js';
+import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
@@ -32,6 +33,7 @@ export const drivers: readonly Driver[] = [
   rawDriver,
   qcow2Driver,
   luksDriver,
+  bochsDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

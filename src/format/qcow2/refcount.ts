@@ -12,7 +12,7 @@ import type { Qcow2Image } from './image.js';
 import { writeU64 } from './layout.js';
 import { hex } from './mapping.js';
 import type { RefcountCodec } from './refcount-codec.js';
-import { refcountCodec } from './refcount-codec.js';
+import { countFree, refcountCodec } from './refcount-codec.js';
 
 /** Offset bits of a refcount table entry, lower half. */
 const OFFSET_LO = 0xffff_fe00;
@@ -220,9 +220,37 @@ export class Refcounts {
     this.#image.overlap.addRefcountBlock(offset);
   }
 
-  /** Takes entry `index` out of the table (its block is empty or lost). */
+  /** Whether block `index`, which exists, counts no cluster but `except`, once. */
+  async isEmpty(index: number, except: number | undefined): Promise<boolean> {
+    const block = this.tryBlock(index) ?? (await this.block(index));
+    if (block === null) return false;
+    const { refcountBlockEntries } = this.#image.g;
+    const { view } = block;
+    const at = except === undefined ? refcountBlockEntries : except % refcountBlockEntries;
+    if (at < refcountBlockEntries && this.#codec.get(view, at) !== 1) return false;
+    return (
+      countFree(this.#codec, view, 0, at) === at &&
+      countFree(this.#codec, view, at + 1, refcountBlockEntries) ===
+        Math.max(0, refcountBlockEntries - at - 1)
+    );
+  }
+
+  /**
+   * Takes entry `index` out of the table: its block is empty. When the table is durable, the
+   * caller frees the block's cluster if another block counts it.
+   */
   removeBlock(index: number): void {
+    const { g } = this.#image;
+    const offset = this.blockOffset(index);
+    this.cache.drop(offset, g.clusterSize);
     this.#table[index] = 0;
+    this.#dirtyEntries.add(index);
+    this.#newBlocks.delete(offset);
+  }
+
+  /** Takes `removeBlock` back; nothing was counted in it meanwhile. */
+  restoreBlock(index: number, offset: number): void {
+    this.#table[index] = offset;
     this.#dirtyEntries.add(index);
   }
 

@@ -46,7 +46,10 @@ export async function truncateImage(
       throw withErrno('Failed to update the image size', e);
     }
     image.size = bytes;
-    if (bytes < size) await shrinkFile(image);
+    if (bytes < size) {
+      await dropEmptyRefcountBlocks(image);
+      await shrinkFile(image);
+    }
   });
 }
 
@@ -107,6 +110,39 @@ async function dropL2Tables(image: Qcow2Image, keep: number): Promise<void> {
     alloc.free(offset, g.clusterSize, 'always');
   }
   mapping.forget();
+}
+
+/**
+ * Refcount blocks that count nothing, themselves aside, leave the refcount table: a block behind
+ * what is left of the disk would keep the file as long as it was. Failure only costs space.
+ */
+async function dropEmptyRefcountBlocks(image: Qcow2Image): Promise<void> {
+  const { g, refcounts, alloc, writeback, file } = image;
+  const dropped: { index: number; offset: number; countsItself: boolean }[] = [];
+  try {
+    for (let index = refcounts.size - 1; index >= 0; index--) {
+      const offset = refcounts.blockOffset(index);
+      if (offset === 0) continue;
+      const itself = clusterIndex(g, offset);
+      const countsItself = refcounts.blockIndex(itself) === index;
+      if (!(await refcounts.isEmpty(index, countsItself ? itself : undefined))) continue;
+      refcounts.removeBlock(index);
+      dropped.push({ index, offset, countsItself });
+    }
+    if (dropped.length === 0) return;
+    await writeback.everything();
+    await file.flush();
+  } catch (e) {
+    // The table on disk may name them still: their clusters must not be used for anything else.
+    for (const { index, offset } of dropped) refcounts.restoreBlock(index, offset);
+    image.graph.warn(`Failed to drop empty refcount blocks: ${(e as Error).message}`);
+    return;
+  }
+  for (const { offset, countsItself } of dropped) {
+    if (!countsItself) alloc.free(offset, g.clusterSize, 'always');
+  }
+  await writeback.everything();
+  alloc.reset();
 }
 
 /** Cuts the file behind the last cluster in use. Failure only costs space. */
