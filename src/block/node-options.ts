@@ -59,7 +59,11 @@ export function splitGeneric(options: NodeOptions): { generic: GenericOptions; o
   return { generic: parseValue(genericOptions, mine, { from: 'keyval' }), own };
 }
 
-/** Turns dotted keys (`file.filename`) into nested objects; results have no prototype. */
+/**
+ * Turns dotted keys (`file.filename`) into nested objects; results have no prototype. Where `a` and
+ * `a.b` are both given, what `a` says becomes the member '' of the object, which no option is
+ * called: a driver that accepts both looks for it, others refuse it.
+ */
 export function nestOptions(options: NodeOptions): NodeOptions {
   const out: NodeOptions = Object.create(null) as NodeOptions;
   for (const [key, value] of Object.entries(options)) {
@@ -67,13 +71,18 @@ export function nestOptions(options: NodeOptions): NodeOptions {
     let at = out;
     for (const part of path.slice(0, -1)) {
       const next = at[part];
-      if (isObject(next)) at = next;
-      else at = at[part] = Object.create(null) as NodeOptions;
+      if (isObject(next)) {
+        at = next;
+        continue;
+      }
+      at = at[part] = Object.create(null) as NodeOptions;
+      if (next !== undefined) at[''] = next;
     }
     const leaf = path[path.length - 1] ?? key;
     const nested = isObject(value) ? nestOptions(value) : value;
     const there = at[leaf];
-    at[leaf] = isObject(there) && isObject(nested) ? mergeOptions(there, nested) : nested;
+    if (!isObject(there)) at[leaf] = nested;
+    else at[leaf] = mergeOptions(there, isObject(nested) ? nested : { '': nested });
   }
   return out;
 }

@@ -150,7 +150,8 @@ const MAX_TABLES = 0x7fff_ffff;
  */
 export function joinSettings(old: NodeOptions, given: NodeOptions): NodeOptions {
   const checks = given['overlap-check'];
-  const newTemplate = typeof checks === 'string' || (isObject(checks) && 'template' in checks);
+  const newTemplate =
+    typeof checks === 'string' || (isObject(checks) && ('template' in checks || '' in checks));
   const dropped = new Set<string>(newTemplate ? ['overlap-check'] : []);
   if ('cache-size' in given) dropped.add('l2-cache-size').add('refcount-cache-size');
   const kept = Object.entries(old).filter(([key]) => !dropped.has(key));
@@ -166,7 +167,7 @@ export function parseSettings(
   g: Geometry,
   facts: OptionFacts,
 ): Qcow2Settings {
-  const o = parseValue(qcow2Options, options, { from: 'keyval' });
+  const o = parseValue(qcow2Options, withOneTemplate(options), { from: 'keyval' });
   const caches = cacheSizes(o, g, facts.size);
   const cleanInterval = o['cache-clean-interval'] ?? DEFAULT_CLEAN_INTERVAL;
   if (cleanInterval < 0 || cleanInterval > 0xffff_ffff) {
@@ -194,6 +195,21 @@ export function parseSettings(
     cleanInterval,
     encrypt: o.encrypt,
   };
+}
+
+/** `overlap-check` given both as a text and in parts: they must agree on the template. */
+function withOneTemplate(options: NodeOptions): NodeOptions {
+  const given = options['overlap-check'];
+  if (!isObject(given) || !('' in given)) return options;
+  const { '': whole, template = whole, ...flags } = given;
+  if (template !== whole) {
+    throw new BlockError(
+      'EINVAL',
+      `Conflicting values for qcow2 options 'overlap-check' ('${String(whole)}') and ` +
+        `'overlap-check.template' ('${String(template)}')`,
+    );
+  }
+  return { ...options, 'overlap-check': { ...flags, template } };
 }
 
 type CacheSettings = Pick<Qcow2Settings, 'l2SliceBytes' | 'l2Slices' | 'refcountBlocks'>;
