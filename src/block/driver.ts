@@ -71,7 +71,7 @@ export interface ChildRequest {
   readonly name?: string;
   /** Let the format of the child be probed (a backing or data file named by an image). */
   readonly allowFormat?: boolean;
-  /** File name to use when the options name no file (a data file named by an image). */
+  /** Path to use when the options name no file (a data file named by an image); no protocol. */
   readonly defaultFilename?: string;
   /** File name that goes with the options, whatever they say. */
   readonly filename?: string;

@@ -120,12 +120,15 @@ async function pickDriver(
 /** The protocol driver that a file name asks for; by the kind of file where it names none. */
 export async function protocolOf(graph: BlockGraph, filename: string): Promise<Driver> {
   const scheme = schemeOf(filename);
-  if (scheme === undefined) {
-    const device = await deviceDriver(graph, filename);
-    return device ?? graph.tryDriver('file') ?? fail('This build has no driver for local files');
-  }
+  if (scheme === undefined) return pathDriver(graph, filename);
   const found = graph.drivers.find((d) => d.schemes?.includes(scheme) === true);
   return found ?? fail(`Unknown protocol '${scheme}'`);
+}
+
+/** The driver for a path of the host, by the kind of file that is there. */
+async function pathDriver(graph: BlockGraph, path: string): Promise<Driver> {
+  const device = await deviceDriver(graph, path);
+  return device ?? graph.tryDriver('file') ?? fail('This build has no driver for local files');
 }
 
 /** The driver that takes a path of a device over; undefined for everything else. */
@@ -417,7 +420,15 @@ async function openOther(
   request: ChildRequest,
 ): Promise<BlockNode | undefined> {
   const value = optionAt(own, key);
-  const filename = request.filename ?? (value === undefined ? request.defaultFilename : undefined);
+  const plain = value === undefined ? request.defaultFilename : undefined;
+  if (plain !== undefined) {
+    // A name that an image gives is a path and nothing else: no protocol, no `json:`.
+    const driver = await pathDriver(plan.graph, plain);
+    const options = { driver: driver.name, filename: plain };
+    const flags = storageFlags(node.flags, node.driver.kind !== 'filter');
+    return openNode(plan.graph, { options, flags }, { protocolOnly: true, chain: plan.how.chain });
+  }
+  const { filename } = request;
   if (value === undefined && filename === undefined) return undefined;
   const flags =
     (request.role & Role.cow) !== 0

@@ -78,8 +78,7 @@ async function openHostFile(
   }
 }
 
-function checkKind(name: Name, file: HostFile): void {
-  const { kind, path } = file;
+function checkKind(name: Name, { kind, path }: Pick<HostFile, 'kind' | 'path'>): void {
   if (name === 'file') {
     if (kind === 'regular') return;
     throw new BlockError('EINVAL', `'${name}' driver requires '${path}' to be a regular file`);
@@ -121,6 +120,9 @@ async function open(name: Name, context: OpenContext): Promise<FileInstance> {
   const files = filesOf(context.host.files);
   const { flags } = context;
   const { filename } = options;
+  // To open a pipe would wait for its other end.
+  const stat = await files.stat(filename).catch(() => undefined);
+  if (stat?.kind === 'other') checkKind(name, { kind: stat.kind, path: filename });
   const engine = await chooseEngine(files, options.aio, flags.cache.direct);
   const maxBatch = options['aio-max-batch'];
   const openAgain = (writable: boolean, direct: boolean): Promise<HostFile> =>
