@@ -3,12 +3,13 @@
  *
  * Everything is laid out beforehand (create-layout.ts) and then written once: tables first, the
  * header last, so that a half-written file is no qcow2 image. Clusters that stay zero are not
- * written where the new file reads as zeroes anyway: an empty image of 1 TiB costs three small
- * writes.
+ * written where the new file reads as zeroes anyway, but merely allocated: an empty image of 1 TiB
+ * costs three small writes.
  */
 import type { Backend } from '../../block/backend.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError, errorText, prepend } from '../../block/errors.js';
+import type { Preallocation } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import type { CreateParameters } from './create-options.js';
 import { checkCreateOptions } from './create-options.js';
@@ -176,20 +177,26 @@ class ImageWriter {
     if (this.#layout.l2Tables > 0) await this.#writeMapping();
   }
 
-  /** The file gets its length and reads as zeroes all over. */
+  /**
+   * The file gets its length and reads as zeroes all over. Where it holds tables alone they are
+   * stored in full, if the file system can: QEMU takes an image whose file has far fewer blocks
+   * than clusters for one with preallocated metadata, and reports holes of the data as zeroes.
+   */
   async #makeRoom(): Promise<void> {
-    const { fileBytes } = this.#layout;
     const { preallocation, dataFile } = this.#p;
+    const bytes = Math.max(this.#layout.fileBytes, 0);
     const old = this.#file.size;
-    const isBacked = dataFile === undefined && preallocation !== 'metadata';
-    const prealloc = isBacked ? preallocation : 'off';
-    await this.#file
-      .truncate(Math.max(fileBytes, 0), { exact: false, prealloc })
-      .catch((e: unknown) => {
-        throw prepend('Could not resize image: ', e);
-      });
+    const hasDataClusters = dataFile === undefined && preallocation !== 'off';
+    const resize = (prealloc: Preallocation): Promise<void> =>
+      this.#file.truncate(bytes, { exact: false, prealloc });
+    try {
+      if (hasDataClusters) await resize(preallocation === 'metadata' ? 'off' : preallocation);
+      else await resize('falloc').catch(() => resize('off'));
+    } catch (e) {
+      throw prepend('Could not resize image: ', e);
+    }
     // A device keeps its length and what was on it.
-    const stale = Math.min(old, fileBytes);
+    const stale = Math.min(old, bytes);
     if (stale > 0) await this.#file.writeZeroes(0, stale);
   }
 

@@ -36,7 +36,7 @@ export async function truncateImage(
   }
   if (bytes > size) await clearTail(image, bytes, options);
   await image.exclusive(async () => {
-    if (bytes < size) await shrink(image, bytes, options.exact);
+    if (bytes < size) await shrink(image, bytes);
     else await grow(image, bytes, options);
     try {
       await image.writeback.everything();
@@ -53,7 +53,7 @@ export async function truncateImage(
   });
 }
 
-async function shrink(image: Qcow2Image, bytes: number, exact: boolean): Promise<void> {
+async function shrink(image: Qcow2Image, bytes: number): Promise<void> {
   const { g, size } = image;
   const from = roundUp(bytes, g.clusterSize);
   const to = roundUp(size, g.clusterSize);
@@ -67,7 +67,7 @@ async function shrink(image: Qcow2Image, bytes: number, exact: boolean): Promise
   } catch (e) {
     throw withErrno('Failed to reduce the number of L2 tables', e);
   }
-  if (image.hasDataFile && exact) {
+  if (image.hasDataFile) {
     try {
       await image.dataFile.truncate(bytes, { exact: false });
     } catch (e) {
@@ -162,15 +162,19 @@ async function shrinkFile(image: Qcow2Image): Promise<void> {
 }
 
 async function grow(image: Qcow2Image, bytes: number, options: TruncateOptions): Promise<void> {
-  const { g, size } = image;
+  const { g, size, backing } = image;
   try {
     await growL1(image, l1EntriesFor(g, bytes), true);
   } catch (e) {
     throw withErrno('Failed to grow the L1 table', e);
   }
-  if (image.hasDataFile) await growDataFile(image, bytes, options);
-  if (options.prealloc !== 'off') {
-    await preallocate(image, size, bytes, options.prealloc);
+  const raw = (image.header.fields.autoclear_features & Autoclear.dataFileRaw) !== 0n;
+  // All of a raw data file belongs to the disk.
+  const prealloc = raw && options.prealloc === 'off' ? 'metadata' : options.prealloc;
+  if (image.hasDataFile) await growDataFile(image, bytes, prealloc);
+  if (prealloc !== 'off') {
+    const hides = options.zeroFill && backing !== undefined && backing.size > size;
+    await preallocate(image, size, bytes, { mode: prealloc, hides });
   } else if (options.zeroFill && image.version >= 3 && bytes > size) {
     try {
       await zeroGrown(image, size, bytes);
@@ -190,22 +194,23 @@ async function zeroGrown(image: Qcow2Image, size: number, bytes: number): Promis
   if (from < to) await zeroLocked(image, from, to, 0);
 }
 
-async function growDataFile(
-  image: Qcow2Image,
-  bytes: number,
-  options: TruncateOptions,
-): Promise<void> {
-  const raw = (image.header.fields.autoclear_features & Autoclear.dataFileRaw) !== 0n;
-  const { dataFile } = image;
-  // Without preallocation a data file grows as it is written, unless it must be a raw image.
-  if (options.prealloc === 'off' && !raw && !options.exact) return;
-  const prealloc = options.prealloc === 'metadata' ? 'off' : options.prealloc;
-  if (bytes <= dataFile.size && prealloc === 'off') return;
+/** With preallocation up to the end of the last cluster, as at creation. */
+async function growDataFile(image: Qcow2Image, bytes: number, mode: Preallocation): Promise<void> {
+  const { dataFile, g } = image;
+  const prealloc = mode === 'metadata' ? 'off' : mode;
+  const end = mode === 'off' ? bytes : roundUp(bytes, g.clusterSize);
+  if (end <= dataFile.size && prealloc === 'off') return;
   try {
-    await dataFile.truncate(Math.max(bytes, dataFile.size), { exact: false, prealloc });
+    await dataFile.truncate(Math.max(end, dataFile.size), { exact: false, prealloc });
   } catch (e) {
     throw prepend('Failed to resize underlying file: ', e);
   }
+}
+
+interface PreallocateHow {
+  readonly mode: Preallocation;
+  /** The backing file has something there, which must not show. */
+  readonly hides: boolean;
 }
 
 /** Maps all of [from, to) to host clusters; `falloc` and `full` also store them. */
@@ -213,29 +218,56 @@ async function preallocate(
   image: Qcow2Image,
   from: number,
   to: number,
-  mode: Preallocation,
+  how: PreallocateHow,
 ): Promise<void> {
-  const { g } = image;
+  const { g, file } = image;
   const before = image.growth.usedEnd;
   let at = roundUp(from, g.clusterSize);
   try {
-    while (at < to) at += await preallocateStep(image, at, Math.min(to, at + PREALLOCATE_STEP));
+    while (at < to) {
+      at += await preallocateStep(image, at, Math.min(to, at + PREALLOCATE_STEP), how);
+    }
   } catch (e) {
     throw withErrno('Failed to allocate data clusters', e);
   }
-  if (image.hasDataFile || image.growth.usedEnd <= before) return;
-  const prealloc = mode === 'metadata' ? 'off' : mode;
+  const end = image.growth.usedEnd;
+  if (end <= before || end <= file.size) return;
+  if (image.hasDataFile) {
+    // Tables alone: stored in full, which keeps QEMU from taking the image for a sparse one.
+    await file.truncate(end, { exact: false, prealloc: 'falloc' }).catch(() => undefined);
+    return;
+  }
+  const prealloc = how.mode === 'metadata' ? 'off' : how.mode;
   try {
-    if (image.growth.usedEnd > image.file.size) {
-      await image.file.truncate(image.growth.usedEnd, { exact: false, prealloc });
-    }
+    await file.truncate(end, { exact: false, prealloc });
   } catch (e) {
     throw prepend('Failed to resize underlying file: ', e);
   }
 }
 
+/**
+ * Entry of a preallocated cluster at `host`. Subclusters stay unallocated, and read as zeroes,
+ * unless the backing file would show. Zeroes in the file do not decrypt to zeroes, so that there
+ * the entry has to say that the cluster is zero.
+ */
+function preallocatedEntry(image: Qcow2Image, host: number, how: PreallocateHow): L2Entry {
+  const { g, version, crypto } = image;
+  const asZero = crypto !== undefined || (how.hides && how.mode === 'metadata');
+  if (g.extendedL2) {
+    if (asZero) return dataEntry(host, 0, 0xffff_ffff);
+    return dataEntry(host, how.hides ? 0xffff_ffff : 0);
+  }
+  const entry = dataEntry(host, 0);
+  return asZero && version >= 3 ? { ...entry, lo: (entry.lo | Entry.zeroLo) >>> 0 } : entry;
+}
+
 /** Maps unallocated clusters of one slice at most; returns the guest bytes it looked at. */
-async function preallocateStep(image: Qcow2Image, at: number, to: number): Promise<number> {
+async function preallocateStep(
+  image: Qcow2Image,
+  at: number,
+  to: number,
+  how: PreallocateHow,
+): Promise<number> {
   const { g, alloc, mapping, dataGrowth, writeback, l2 } = image;
   if (l2.isPressed) await writeback.run();
   const count = await useWritableSlice(image, at, (_table, index) =>
@@ -243,20 +275,15 @@ async function preallocateStep(image: Qcow2Image, at: number, to: number): Promi
   );
   const host = image.hasDataFile ? at : await alloc.allocate(count);
   const fresh = dataGrowth.take(host, count * g.clusterSize);
-  // Zeroes in the file do not decrypt to zeroes: there the entry says that the cluster is zero.
-  const flagged = image.crypto !== undefined && image.version >= 3;
-  if (!fresh && !flagged) await image.dataFile.writeZeroes(host, count * g.clusterSize);
-  const entryOf = (at: number): L2Entry => {
-    if (!flagged) return dataEntry(at, g.extendedL2 ? 0xffff_ffff : 0);
-    if (g.extendedL2) return dataEntry(at, 0, 0xffff_ffff);
-    const entry = dataEntry(at, 0);
-    return { ...entry, lo: (entry.lo | Entry.zeroLo) >>> 0 };
-  };
+  if (!fresh && (image.crypto === undefined || image.version < 3)) {
+    await image.dataFile.writeZeroes(host, count * g.clusterSize);
+  }
   const bytes = g.l2EntrySize;
   await useWritableSlice(image, at, (table, index) => {
     const live = l2.touch(table, index * bytes, (index + count) * bytes);
     for (let i = 0; i < count; i++) {
-      writeEntry(g, live.view, index + i, entryOf(host + i * g.clusterSize));
+      const entry = preallocatedEntry(image, host + i * g.clusterSize, how);
+      writeEntry(g, live.view, index + i, entry);
     }
   });
   writeback.noteAllocation(fresh);
