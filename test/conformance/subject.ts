@@ -219,8 +219,10 @@ function subjectOf(driver: Driver): Subject {
   };
 }
 
-/** Drivers that no simulated file is behind, and which test runs them instead. */
-export const elsewhere: Readonly<Record<string, string>> = {};
+/** Drivers that the suites cannot write to, and which test runs them instead. */
+export const elsewhere: Readonly<Record<string, string>> = {
+  bochs: 'read only, and no image can be created: test/format/bochs',
+};
 
 /** One for each driver of the catalogue but those that are tested elsewhere, in its order. */
 export const subjects: readonly Subject[] = drivers
