@@ -44,12 +44,13 @@ export class ClusterCounts {
   /** Adds one reference if the count is below `max`; tells whether it was. */
   increment(index: number, max: number): boolean {
     const area = this.#areas[index >>> AREA_BITS];
-    if (area !== undefined && index < this.end) {
+    if (area !== undefined) {
       const at = index & (AREA - 1);
       const count = area[at]!;
       if (count < LARGE - 1 && count < max) {
         area[at] = count + 1;
         if (count !== 0) this.hasShared = true;
+        if (index >= this.end) this.end = index + 1;
         return true;
       }
     }
