@@ -106,17 +106,25 @@ function writeTool(path, text) {
     });
   writeFileSync(join(folder, 'a.raw'), new Uint8Array(1 << 16));
   for (const args of WARM_UP[name] ?? []) start(args);
-  start(WARM[name] ?? ['--version'], { VDISK_WRITE_CODE_CACHE: cache });
+  const [first, ...more] = WARM[name] ?? [['--version']];
+  const env = { VDISK_WRITE_CODE_CACHE: cache, VDISK_WARM_COMMANDS: JSON.stringify(more) };
+  start(first, env);
   rmSync(folder, { recursive: true });
 }
 
 /** What runs once after a build so that the code of a usual start is in the cache. */
 const WARM = {
-  'vdisk-img': ['info', 'a.qcow2'],
-  'vdisk-io': ['-f', 'raw', '-c', 'read 0 512', 'a.raw'],
+  'vdisk-img': [
+    ['info', 'a.qcow2'],
+    ['convert', '-f', 'raw', '-O', 'qcow2', 'a.raw', 'b.qcow2'],
+    ['convert', '-f', 'qcow2', '-O', 'raw', 'b.qcow2', 'b.raw'],
+    ['check', 'b.qcow2'],
+    ['map', '--output=json', 'b.qcow2'],
+  ],
+  'vdisk-io': [['-f', 'raw', '-c', 'read 0 512', 'a.raw']],
   // Stops before it serves: nothing can listen there.
-  'vdisk-nbd': ['-f', 'raw', '-k', '/dev/null/socket', 'a.raw'],
-  vdisk: ['img', 'info', 'a.qcow2'],
+  'vdisk-nbd': [['-f', 'raw', '-k', '/dev/null/socket', 'a.raw']],
+  vdisk: [['img', 'info', 'a.qcow2']],
 };
 
 /** What runs before that, in the same folder, which also holds a.raw. */
