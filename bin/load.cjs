@@ -7,6 +7,14 @@ const vm = require('vm');
 
 const folder = path.join(__dirname, '..', 'dist', 'tool');
 
+// The launchers hide NODE_EXTRA_CA_CERTS from Node's start; what the tool starts shall see it.
+const certificates = process.env.VDISK_EXTRA_CA_CERTS;
+if (certificates !== undefined) {
+  delete process.env.VDISK_EXTRA_CA_CERTS;
+  if (certificates === '') delete process.env.NODE_EXTRA_CA_CERTS;
+  else process.env.NODE_EXTRA_CA_CERTS = certificates;
+}
+
 /** Runs the tool; with status 1 and one line when it has not been built. */
 function load(name) {
   const file = path.join(folder, `${name}.cjs`);

@@ -1,8 +1,9 @@
 // Goal: package.json, package-lock.json, bin/ and src/tool/bin agree, so that a clean checkout and
 // an installed package work. Method: read them.
-import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { binPath, rootPath, run } from './support/index.js';
+import { binPath, rootPath, run, runOk, tempDir } from './support/index.js';
 
 interface LockEntry {
   version?: string;
@@ -72,8 +73,34 @@ describe('the tools', () => {
       expect(manifest.bin[name]).toBe(`bin/${name}`);
       accessSync(binPath(name), constants.X_OK);
       const text = readFileSync(binPath(name), 'utf8');
-      expect(text).toBe(`#!/usr/bin/env node\nrequire('./load.cjs')('${name}');\n`);
+      expect(text.split('\n').slice(2)).toEqual([`require('./load.cjs')('${name}');`, '']);
+      expect(text).toBe(readFileSync(binPath(names[0]!), 'utf8').replaceAll(names[0]!, name));
     }
+  });
+
+  it('start by a path with spaces, by a link, through PATH and as a script of node', async () => {
+    const link = join(tempDir(), 'a link');
+    symlinkSync(binPath('vdisk-img'), link);
+    const { stdout } = await runOk(process.execPath, [binPath('vdisk-img'), '--version']);
+    expect(stdout).toMatch(/^vdisk-img version /);
+    const linked = (await runOk(link, ['--version'])).stdout; // It goes by the link's name.
+    expect(linked).toBe(stdout.replace('vdisk-img', 'a link'));
+    const PATH = `${rootPath('bin')}:${process.env['PATH']}`;
+    expect((await runOk('vdisk-img', ['--version'], { env: { PATH } })).stdout).toBe(stdout);
+  });
+
+  it('keep NODE_EXTRA_CA_CERTS from their own start and hand it on', async () => {
+    const env = { NODE_EXTRA_CA_CERTS: '/nonexistent/ca.pem' };
+    // Node warns of a file that it cannot load.
+    expect((await run(process.execPath, ['-e', '0'], { env })).stderr).toContain('ca.pem');
+    expect((await runOk(binPath('vdisk-img'), ['--version'], { env })).stderr).toBe('');
+    const show = `require(${JSON.stringify(binPath('load.cjs'))});
+      console.log([process.env.NODE_EXTRA_CA_CERTS, process.env.VDISK_EXTRA_CA_CERTS]);`;
+    const seen = async (variables: Record<string, string>): Promise<string> =>
+      (await runOk(process.execPath, ['-e', show], { env: variables })).stdout.trim();
+    const hidden = { VDISK_EXTRA_CA_CERTS: 'a.pem', NODE_EXTRA_CA_CERTS: '' };
+    expect(await seen(hidden)).toBe("[ 'a.pem', undefined ]");
+    expect(await seen({ ...hidden, VDISK_EXTRA_CA_CERTS: '' })).toBe('[ undefined, undefined ]');
   });
 
   it('say in one line that they are not built', async () => {
