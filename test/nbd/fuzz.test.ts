@@ -157,20 +157,21 @@ describe('servers', () => {
       const served = await serve({ random, content: safe });
       for (let round = 0; round < ROUNDS; round++) {
         const sockets = new FakeSockets(random);
-        let end = (): void => undefined;
-        // A client waits for what was promised: sooner or later the connection ends.
-        const patience = async (): Promise<void> => {
-          for (let i = 0; i < 100; i++) await settle();
+        // A client waits for what was promised: sooner or later each connection ends, those too
+        // that the client makes when it has lost one.
+        const patience = async (end: () => void): Promise<void> => {
+          for (let i = 0; i < 200; i++) await settle();
           end();
         };
         // In the middle: what the server says is damaged now and then, and at last cut off.
         await sockets.listen(address, (near) => {
           void served.sockets.connect(address).then((far) => {
             let left = random.int(1, 60);
-            end = (): void => {
+            const end = (): void => {
               near.destroy();
               far.destroy();
             };
+            void patience(end);
             near.onData = (piece): void => void far.write([piece]);
             near.onClose = end;
             far.onClose = end;
@@ -180,10 +181,8 @@ describe('servers', () => {
             };
           });
         });
-        void patience();
         const client = await openClient(sockets, {}).catch(() => undefined);
         if (client === undefined) continue;
-        void patience();
         const guarded = Array.from({ length: 8 }, () => new Uint8Array(6000).fill(0xa5));
         const work = guarded.map((memory, i) =>
           client.read(i * 512, Iov.of(memory.subarray(1000, 5000))),

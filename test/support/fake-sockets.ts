@@ -3,7 +3,8 @@
  * From a seed the bytes arrive cut at any place and in pieces of any length.
  *
  * As with real sockets, bytes that were written arrive even when the writer then closes, unless
- * the reader destroys its end; a peer that does not read makes `write` return false.
+ * the reader destroys its end; a peer that does not read makes `write` return false; and an end
+ * that is destroyed with bytes unread resets the connection, whether the other end reads or not.
  */
 import type { ByteStream, HostSockets, Listener, SocketAddress } from '../../src/host/socket.js';
 import { HostError } from '../../src/index.js';
@@ -134,9 +135,16 @@ class FakeStream implements ByteStream {
   destroy(): void {
     if (this.#destroyed) return;
     this.#destroyed = true;
+    if (this.#inbox.length > 0) this.peer.#reset();
+    else this.peer.#end(new HostError('ECONNRESET'));
     this.#inbox = [];
     this.#pump();
-    this.peer.#end(new HostError('ECONNRESET'));
+  }
+
+  #reset(): void {
+    this.#inbox = [];
+    this.#ending = { error: new HostError('ECONNRESET') };
+    this.#pump();
   }
 
   #end(error: Error | undefined): void {
