@@ -27,6 +27,19 @@ function memoryStorage(bytes: Uint8Array): LuksStorage {
   };
 }
 
+/**
+ * A volume of 1 MiB by qemu-img. Version 7 sometimes reads the clock of its own thread twice in
+ * one tick when it measures how fast it derives keys, and gives up; then it is asked again.
+ */
+async function createTheirs(secret: string, options: string, file: string): Promise<void> {
+  const args = ['create', '-q', '-f', 'luks', '--object', secret, '-o', options, file, '1M'];
+  for (let left = 20; ; left--) {
+    const { status, stderr } = await run('qemu-img', args);
+    if (status === 0) return;
+    if (left === 0 || !stderr.includes('accurate CPU usage')) throw new Error(stderr);
+  }
+}
+
 const combos = [
   { name: 'defaults', options: {}, q: '' },
   {
@@ -82,19 +95,7 @@ describe.each(combos)('LUKS $name', ({ options, q }) => {
       const file = `${dir}/theirs.luks`;
       const secret = `secret,id=s,data=${Buffer.from(password).toString()}`;
       const o = ['key-secret=s,iter-time=10', q].filter((x) => x !== '').join(',');
-      const c = await run('qemu-img', [
-        'create',
-        '-q',
-        '-f',
-        'luks',
-        '--object',
-        secret,
-        '-o',
-        o,
-        file,
-        '1M',
-      ]);
-      expect(c.stderr).toBe('');
+      await createTheirs(secret, o, file);
       const io = await run('qemu-io', [
         '--object',
         secret,
