@@ -74,6 +74,14 @@ export class Child {
     return this.node.blockStatus(offset, bytes, wantZero);
   }
 
+  /** Whether a node below acts at named points (`debugEvent`). */
+  get isDebugged(): boolean {
+    for (let node: BlockNode | undefined = this.node; node !== undefined; node = node.file?.node) {
+      if (node.instance.breakpoints !== undefined) return true;
+    }
+    return false;
+  }
+
   /** Tells the node that a named point was reached; undefined when nobody listens. */
   debugEvent(event: string): Promise<void> | undefined {
     return this.node.instance.debugEvent?.(event);

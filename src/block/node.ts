@@ -10,7 +10,7 @@
  *      excludes every write that overlaps its aligned range. On any other node tracking
  *      begins with the first request that excludes others (a copying read, a serialising
  *      write), which waits for the writes that run untracked.
- *  N4  `writeGeneration` grows after a write completed; a flush is skipped only if one
+ *  N4  `writeGeneration` grows after a write ended, failed ones too; a flush is skipped only if one
  *      that began at this generation has completed.
  */
 import type { Iov } from '../lib/iov.js';
@@ -307,6 +307,7 @@ export class BlockNode {
 
   /** A write or discard failed: some of the range may have changed all the same. */
   noteFailed(offset: number, bytes: number): void {
+    this.writeGeneration++;
     for (const bitmap of this.dirtyBitmaps.values()) bitmap.noteWritten(offset, bytes);
   }
 

@@ -111,7 +111,7 @@ async function runWrite(
     else if (!node.tracksWrites) return await node.runUntracked(fn);
     return await node.tracker().run(write, fn);
   } catch (e) {
-    if (node.dirtyBitmaps.size > 0) node.noteFailed(write.offset, write.bytes);
+    node.noteFailed(write.offset, write.bytes);
     throw e;
   }
 }

@@ -9,20 +9,57 @@ import { roundUp } from './units.js';
  * do nothing about them any more; guests learn about them by flushing first.
  */
 export async function closeImage(image: Qcow2Image): Promise<void> {
-  if (!image.isWritable || image.unusable) return;
+  if (!image.isWritable) return;
+  if (image.unusable) {
+    if (!image.has(Incompat.corrupt)) await tellLost(image);
+    return;
+  }
   await keepBitmaps(image);
   try {
     await settle(image);
   } catch (e) {
-    if (!(e instanceof BlockError && e.code === 'ENOMEDIUM')) {
-      const mapped = image.l2.dirtyCount === 0 && !image.l1.isDirty;
-      const what = mapped ? 'refcount block' : 'L2 table';
-      image.graph.warn(`Failed to flush the ${what} cache: ${errorText(e)}`);
-    }
+    if (!(e instanceof BlockError && e.code === 'ENOMEDIUM')) await tellUnsettled(image, e);
     return;
   }
   await image.growth.trim(directoryPadding(image));
   if (image.dataGrowth !== image.growth) await image.dataGrowth.trim();
+}
+
+/**
+ * Says what could not be stored. The refcounts are tried alone once more: with them on disk, what
+ * is lost is at most leaked.
+ */
+async function tellUnsettled(image: Qcow2Image, error: unknown): Promise<void> {
+  const { file, writeback, l1, l2, writes } = image;
+  const unmapped = l2.dirtyCount > 0 || l1.isDirty || writes.hasUnmapped;
+  const mapping = unmapped ? error : await failureOf(() => file.flush());
+  const counts = await failureOf(async () => {
+    await writeback.alone(() => writeback.refcountBlocks());
+    await file.flush();
+  });
+  if (mapping !== undefined) tell(image, 'L2 table', mapping);
+  if (counts !== undefined || mapping === undefined) tell(image, 'refcount block', counts ?? error);
+}
+
+/** The header's state on disk is unknown, so nothing may be written; why, the file still says. */
+async function tellLost(image: Qcow2Image): Promise<void> {
+  const error = await failureOf(() => image.file.flush());
+  if (error === undefined) return;
+  tell(image, 'L2 table', error);
+  tell(image, 'refcount block', error);
+}
+
+function tell(image: Qcow2Image, what: string, error: unknown): void {
+  image.graph.warn(`Failed to flush the ${what} cache: ${errorText(error)}`);
+}
+
+async function failureOf(fn: () => Promise<void>): Promise<unknown> {
+  try {
+    await fn();
+    return undefined;
+  } catch (e) {
+    return e;
+  }
 }
 
 /** Bytes behind the bitmap directory in its last cluster, when that is the last one in use. */

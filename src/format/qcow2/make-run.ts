@@ -188,7 +188,7 @@ export function tryMakeRun(
   const { plan, entry, count } = found;
   if (plan.single || plan.reuse !== NO_HOST) return undefined;
   if (after !== NO_HOST && after !== dataGrowth.usedEnd) return undefined;
-  if (file.debugEvent('cluster_alloc') !== undefined) return undefined;
+  if (file.isDebugged) return undefined;
   const host = alloc.tryAllocate(count);
   if (host === undefined) return undefined;
   const bytes = count * g.clusterSize;

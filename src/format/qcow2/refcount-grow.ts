@@ -55,6 +55,8 @@ async function grow(image: Qcow2Image, minEntries: number, from: number): Promis
   if (writing !== undefined) await writing;
   for (const block of blocks) await image.writeMeta(block.offset, Iov.of(block.bytes));
   const tableOffset = start + plan.blocks * g.clusterSize;
+  const writingTable = file.debugEvent('refblock_alloc_write_table');
+  if (writingTable !== undefined) await writingTable;
   await image.writeMeta(tableOffset, Iov.of(encode(table)));
   await file.flush();
   const switching = file.debugEvent('refblock_alloc_switch_table');

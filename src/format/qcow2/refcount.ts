@@ -88,15 +88,13 @@ export class Refcounts {
   async block(index: number): Promise<MetaTable | null> {
     const offset = this.#table[index] ?? 0;
     if (offset === 0) return null;
-    const { g, file } = this.#image;
+    const { g } = this.#image;
     if (offset % g.clusterSize !== 0) {
       const message = `Refblock offset ${hex(offset)} unaligned (reftable index: ${hex(index)})`;
       throw await this.#image.corrupt(true, message);
     }
     const here = this.cache.peek(offset);
     if (here !== undefined) return here;
-    const event = file.debugEvent('refblock_load');
-    if (event !== undefined) await event;
     return this.cache.get(offset);
   }
 
@@ -114,10 +112,14 @@ export class Refcounts {
    * range; the clusters before it have changed then (`done` of the error says how many).
    */
   async add(first: number, count: number, delta: number): Promise<ClusterRun[]> {
-    const { g } = this.#image;
+    const { g, file } = this.#image;
     const freed: ClusterRun[] = [];
     let at = first;
     while (at < first + count) {
+      if (file.isDebugged) {
+        await file.debugEvent('refblock_alloc');
+        await file.debugEvent('refblock_load');
+      }
       const index = this.blockIndex(at);
       const from = at - index * g.refcountBlockEntries;
       const to = Math.min(g.refcountBlockEntries, from + first + count - at);

@@ -176,6 +176,10 @@ export class Writeback {
         const event = file.debugEvent('refblock_update_part');
         if (event !== undefined) await event;
       }
+      if (taken.newBlocks.size > 0) {
+        const event = file.debugEvent('refblock_alloc_write');
+        if (event !== undefined) await event;
+      }
       await this.#tables(refcounts.cache, blocks, Overlap.refcountBlock);
       if (taken.entries.length > 0) {
         await file.flush();
