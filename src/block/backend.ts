@@ -11,7 +11,7 @@ import { BlockError } from './errors.js';
 import type { BlockGraph } from './graph.js';
 import type { BlockNode } from './node.js';
 import type { BlockStatus } from './types.js';
-import { Perm, Req } from './types.js';
+import { MAX_LENGTH, Perm, Req } from './types.js';
 
 export interface BackendInit extends PermPair {
   readonly graph: BlockGraph;
@@ -181,7 +181,8 @@ export class Backend implements ChildParent {
   }
 
   #inBounds(root: Child, offset: number, bytes: number): boolean {
-    return offset >= 0 && (offset + bytes <= root.node.size || this.allowBeyondEof);
+    const end = offset + bytes;
+    return offset >= 0 && (end <= root.node.size || this.allowBeyondEof) && end <= MAX_LENGTH;
   }
 
   /** Not the common way: no medium, quiesced, or out of bounds. */
@@ -198,7 +199,9 @@ export class Backend implements ChildParent {
       return again();
     }
     const node = this.node;
-    throw new BlockError('EIO', undefined, { op, node: node.name, offset, bytes });
+    // A node may be larger than what offsets reach (Driver.maxSize).
+    const code = offset + bytes > MAX_LENGTH && offset + bytes <= node.size ? 'EFBIG' : 'EIO';
+    throw new BlockError(code, undefined, { op, node: node.name, offset, bytes });
   }
 
   readonly #done = (): void => {

@@ -181,7 +181,7 @@ export async function createImage(graph: BlockGraph, prepared: PreparedCreate): 
   const { driver, filename, values, set } = prepared;
   if (driver.create === undefined) throw notCreatable('Format', driver.name);
   try {
-    if ((values.size ?? 0) > MAX_LENGTH) throw new BlockError('EFBIG');
+    if ((values.size ?? 0) > (driver.maxSize ?? MAX_LENGTH)) throw new BlockError('EFBIG');
     await driver.create({
       graph,
       host: graph.host,

@@ -338,6 +338,11 @@ export interface Driver {
    */
   joinOptions?(old: NodeOptions, given: NodeOptions): NodeOptions;
   open(context: OpenContext): Promise<DriverInstance>;
+  /**
+   * Largest virtual size of its images; absent: MAX_LENGTH. Beyond MAX_LENGTH nothing can be read
+   * or written (backends refuse it), and sizes are multiples of 512, so that they stay exact.
+   */
+  readonly maxSize?: number;
   /** Declaration of creation options; absent: images cannot be created. */
   readonly createOptions?: CreateOptionSet;
   /** Of `createOptions`, what `amend` accepts. */

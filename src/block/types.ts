@@ -127,5 +127,5 @@ export interface CacheMode {
   noFlush: boolean;
 }
 
-/** Largest offset that vdisk handles: 2^53 - 1, rounded down to a sector. */
+/** Largest offset that requests reach: 2^53 - 1, rounded down to a sector. */
 export const MAX_LENGTH = Number.MAX_SAFE_INTEGER - 511;

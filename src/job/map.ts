@@ -41,7 +41,7 @@ export async function* allocationMap(
   options: MapOptions = {},
 ): AsyncGenerator<readonly MapExtent[]> {
   const start = options.start ?? 0;
-  const end = Math.min(node.size, start + (options.length ?? Number.MAX_SAFE_INTEGER));
+  const end = Math.min(node.size, start + (options.length ?? Infinity));
   const walk: Walk = { top: skipFilters(node), at: start, end, current: undefined };
   while (walk.at < end) {
     if (options.signal?.aborted === true) throw new BlockError('ECANCELED');

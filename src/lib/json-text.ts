@@ -330,7 +330,10 @@ function trimZeros(digits: string): string {
 
 function formatNumber(value: number): string {
   if (!Number.isFinite(value)) return 'null';
-  return Number.isSafeInteger(value) ? String(value) : formatDouble(value);
+  if (Number.isSafeInteger(value)) return String(value);
+  // Sizes and offsets from 2^53 on, in full.
+  const isInt64 = Number.isInteger(value) && Math.abs(value) < 2 ** 63;
+  return isInt64 ? String(BigInt(value)) : formatDouble(value);
 }
 
 function formatScalar(value: unknown): string {

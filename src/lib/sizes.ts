@@ -149,7 +149,12 @@ export function formatSize(bytes: number): string {
   return `${threeDigits(bytes, unit)} ${UNITS[unit] ?? ''}B`;
 }
 
+/** All digits of an integer; `String` rounds those from 2^53 on. */
+export function formatInteger(value: number): string {
+  return Number.isSafeInteger(value) ? String(value) : String(BigInt(value));
+}
+
 /** `1 GiB (1073741824 bytes)`. */
 export function formatSizeExact(bytes: number): string {
-  return `${formatSize(bytes)} (${String(bytes)} bytes)`;
+  return `${formatSize(bytes)} (${formatInteger(bytes)} bytes)`;
 }

@@ -3,6 +3,7 @@ import type { LuksCreateOptions } from '../../block/crypto/luks.js';
 import { BlockError } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { Preallocation } from '../../block/types.js';
+import { MAX_LENGTH } from '../../block/types.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { createOptions, typedValues } from '../../options/create-options.js';
 import { OptionError } from '../../options/option-error.js';
@@ -210,6 +211,10 @@ export async function checkCreateOptions(
   const g = geometry(clusterBits, order, o.extended_l2);
   const size = roundUp(o.size, SECTOR);
   if (l1EntriesFor(g, size) * 8 > Limit.maxL1Bytes) throw new BlockError('EFBIG');
+  if (size > MAX_LENGTH && (o.data_file !== undefined || preallocation !== 'off')) {
+    // Something in the host file, or in the other one, would lie out of reach.
+    throw new BlockError('EFBIG');
+  }
   if (encryption !== undefined && encryption.secret === '') throw secretRequired();
   return {
     size,

@@ -51,6 +51,7 @@ export const qcow2Driver: Driver = {
   joinOptions: joinSettings,
   probe,
   open,
+  maxSize: 2 ** 62,
   createOptions: qcow2CreateOptions,
   amendOptions: qcow2AmendOptions,
   create: async (context) => {

@@ -6,6 +6,7 @@
  * lies on a cluster boundary, below 2^53, and is no longer than its limit.
  */
 import { BlockError } from '../../block/errors.js';
+import { MAX_LENGTH } from '../../block/types.js';
 import type { Extensions, FeatureName } from './extensions.js';
 import {
   encodeExtensions,
@@ -72,6 +73,7 @@ export function parseHeader(head: Uint8Array, purpose: HeaderPurpose): Qcow2Head
   checkFeatures(fields, head, extEnd, purpose);
   checkWidths(fields, purpose);
   checkTables(fields, purpose);
+  checkSize(fields, head);
   const extensions = parseExtensions(head, fields.header_length, extEnd, {
     version: fields.version,
     clusterSize,
@@ -190,9 +192,26 @@ function checkTables(fields: HeaderRecord, purpose: HeaderPurpose): void {
   const needed = l1EntriesFor(g, fields.size);
   if (needed > 0x7fff_ffff) throw new BlockError('EFBIG', 'Image is too big');
   if (fields.l1_size < needed) throw invalid('L1 table is too small');
-  if (fields.size > Number.MAX_SAFE_INTEGER - 511) {
-    throw new BlockError('EFBIG', 'Image is too big: its virtual size exceeds 2^53 - 512 bytes');
-  }
+}
+
+/** Byte offset of the header's field `size`. */
+const SIZE_FIELD = 24;
+const SECTOR = 512;
+
+/** Sizes from 2^53 on are exact as numbers only when they end at a sector. */
+function checkSize(fields: HeaderRecord, head: Uint8Array): void {
+  if (fields.size <= MAX_LENGTH) return;
+  const low = new DataView(head.buffer, head.byteOffset).getUint32(SIZE_FIELD + 4);
+  if (low % SECTOR === 0 && !hasDataFile(fields)) return;
+  const what = hasDataFile(fields) ? ', which needs a data file as large' : '';
+  throw new BlockError(
+    'EFBIG',
+    `Image is too big: its virtual size exceeds 2^53 - 512 bytes${what}`,
+  );
+}
+
+function hasDataFile(fields: HeaderRecord): boolean {
+  return (fields.incompatible_features & Incompat.dataFile) !== 0n;
 }
 
 /** Refuses a snapshot table that is too long or lies where none can. Throws BlockError. */

@@ -126,7 +126,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
  * The size of the new image. One beyond vdisk's limit is passed on where it can be written as a
  * number: the format refuses it in its own words.
  */
-function imageSize(text: string): number {
+export function imageSize(text: string): number {
   const size = parseSize(text);
   if (size.status === 'limit' && BigInt(Number(size.value)) === size.value) {
     if (size.value < 1n << 63n) return Number(size.value);

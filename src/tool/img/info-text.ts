@@ -1,5 +1,5 @@
 /** Image facts as text for people, as QEMU 10 prints them. */
-import { formatSize } from '../../lib/sizes.js';
+import { formatSize, formatSizeExact } from '../../lib/sizes.js';
 import { formatSpecificLines } from '../io/format-specific.js';
 import type { GraphInfo, SnapshotFacts } from './image-info.js';
 import { inQemuOrder } from '../../lib/qdict-order.js';
@@ -33,7 +33,7 @@ function addFacts(lines: string[], info: GraphInfo): void {
   lines.push(
     `${names[0] ?? ''}: ${info.filename}`,
     `${names[1] ?? ''}: ${info.format}`,
-    `${names[2] ?? ''}: ${formatSize(size)} (${String(size)} bytes)`,
+    `${names[2] ?? ''}: ${formatSizeExact(size)}`,
     `disk size: ${actual === undefined ? 'unavailable' : formatSize(actual)}`,
   );
   if (info.encrypted === true) lines.push('encrypted: yes');

@@ -52,7 +52,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   let imageOpts = false;
   let forceShare = false;
   let start = 0;
-  let length = Number.MAX_SAFE_INTEGER;
+  let length = Infinity;
   for (const { key, value = '' } of commandArguments(program, spec, usage, args)) {
     if (key === undefined) operands.push(value);
     else if (key === 'format') format = value;

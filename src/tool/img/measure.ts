@@ -3,6 +3,7 @@ import type { Backend } from '../../block/backend.js';
 import { creator } from '../../block/create.js';
 import type { Driver, MeasureResult } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { formatInteger } from '../../lib/sizes.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { parseCreateOptions } from '../../options/create-options.js';
 import { command } from '../../options/getopt.js';
@@ -10,10 +11,10 @@ import { openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
-import { addOptionText } from './create.js';
+import { addOptionText, imageSize } from './create.js';
 import { jsonText } from './json.js';
 import type { ImgCommand } from './options.js';
-import { commandArguments, checkImageOpts, outputFormat, shared, sizeArgument } from './options.js';
+import { commandArguments, checkImageOpts, outputFormat, shared } from './options.js';
 import type { SnapshotName } from './snapshot-name.js';
 import { loadSnapshot, parseSnapshotName } from './snapshot-name.js';
 
@@ -86,7 +87,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'targetFormat') asked.targetFormat = value;
     else if (key === 'snapshot') asked.snapshot = parseSnapshotName(program, value);
     else if (key === 'output') asked.json = outputFormat(value) === 'json';
-    else if (key === 'size') asked.size = sizeArgument('image size', value);
+    else if (key === 'size') asked.size = imageSize(value);
     else if (key === 'imageOpts') asked.imageOpts = true;
     else if (key === 'forceShare') asked.forceShare = true;
     else if (key === 'object') await objects.add(value);
@@ -161,8 +162,8 @@ async function measureWith(
 function resultText(result: MeasureResult): string {
   const bitmaps = result.bitmaps === undefined ? '' : `bitmaps size: ${String(result.bitmaps)}\n`;
   return (
-    `required size: ${String(result.required)}\n` +
-    `fully allocated size: ${String(result.fullyAllocated)}\n${bitmaps}`
+    `required size: ${formatInteger(result.required)}\n` +
+    `fully allocated size: ${formatInteger(result.fullyAllocated)}\n${bitmaps}`
   );
 }
 
