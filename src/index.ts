@@ -36,6 +36,8 @@ export type { CreateRequest, PreparedCreate } from './block/create.js';
 export type {
   CheckOptions,
   CheckResult,
+  CompactContext,
+  CompactResult,
   CreateContext,
   Driver,
   DriverInstance,
@@ -68,6 +70,8 @@ export { NbdServer } from './export/nbd/server.js';
 export type { NbdServerInit } from './export/nbd/server.js';
 export { commit } from './job/commit.js';
 export type { CommitOptions } from './job/commit.js';
+export { compact } from './job/compact.js';
+export type { Compacted } from './job/compact.js';
 export { compare, CompareError } from './job/compare.js';
 export type { CompareOptions, CompareResult } from './job/compare.js';
 export { convert } from './job/convert.js';

@@ -35,6 +35,11 @@ export interface OpenFlags {
   readonly noIo: boolean;
   /** Opened by `check`: damage that `check` reports must not fail the open. */
   readonly check: boolean;
+  /**
+   * With `writable`: no guest writes follow, only changes of where things are stored. Persistent
+   * bitmaps stay valid in the image and are not loaded.
+   */
+  readonly keepsContent?: boolean;
   readonly cache: CacheMode;
   /** discard=unmap: discards reach the storage. */
   readonly unmap: boolean;
@@ -153,6 +158,25 @@ export interface AmendContext {
   onProgress?(done: number, total: number): void;
 }
 
+/** Who watches a compaction; all counts in bytes. */
+export interface CompactContext {
+  /** So much more has to be looked at or moved. */
+  planned(bytes: number): void;
+  done(bytes: number): void;
+  /** Throws when the caller gave up; the image is consistent wherever it is called. */
+  check(): void;
+}
+
+/** What a compaction found and did, in bytes. */
+export interface CompactResult {
+  /** Guest data that was stored and held only zeroes. */
+  readonly zeroed: number;
+  /** Leaked clusters that were given back. */
+  readonly leaked: number;
+  /** What moved down from the end of the file. */
+  readonly moved: number;
+}
+
 /** Two-phase change of a node's options: all steps are prepared, then all commit or all abort. */
 export interface ReopenStep {
   /** Must not fail. */
@@ -211,6 +235,11 @@ export interface DriverInstance {
   info?(): Promise<ImageInfo> | ImageInfo;
   check?(options: CheckOptions): Promise<CheckResult>;
   amend?(values: CreateValues, context: AmendContext): Promise<void>;
+  /**
+   * Gives back what holds only zeroes and what nothing refers to, moves what is left to the front
+   * of the file and shortens it. The guest sees no change. If it throws, space may have leaked.
+   */
+  compact?(context: CompactContext): Promise<CompactResult>;
   /** Deletes all data of the image (commit empties the overlay); ENOTSUP otherwise. */
   makeEmpty?(): Promise<void>;
   /** Stores a new backing file reference; null removes it. */

@@ -2,6 +2,7 @@
 import { ProcessOutput } from './io/output.js';
 import { Program } from './program.js';
 import { isTerminal } from './terminal.js';
+import { vdiskCommands } from './vdisk/commands.js';
 import { versionText } from './version.js';
 
 /** What can be done with `vdisk`, in the user's words. */
@@ -16,6 +17,7 @@ const overview = `vdisk: disk images, their block layer and their tools
   see where its data is        vdisk img map disk.qcow2
   check and repair it          vdisk img check -r all disk.qcow2
   compare two                  vdisk img compare a.qcow2 b.raw
+  make it smaller in place     vdisk compact disk.qcow2
   read and write bytes         vdisk io -c 'read -v 0 512' disk.qcow2
   serve one over NBD           vdisk nbd -r -f qcow2 disk.qcow2
 
@@ -37,7 +39,15 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   if (word === 'nbd') return (await import('./nbd/main.js')).nbdMain('vdisk-nbd', rest);
   const program = new Program(name, new ProcessOutput(isTerminal(1)));
   let status = 0;
-  if (word === 'completion' && (rest[0] === 'bash' || rest[0] === 'zsh')) {
+  const entry = vdiskCommands.find((each) => each.name === word);
+  if (entry !== undefined) {
+    program.commandName = `${name} ${entry.name}`;
+    try {
+      status = await (await entry.load()).run(program, rest);
+    } catch (e) {
+      status = program.report(e);
+    }
+  } else if (word === 'completion' && (rest[0] === 'bash' || rest[0] === 'zsh')) {
     program.print(await completion(rest[0]));
   } else if (word === undefined || word === '-h' || word === '--help' || word === 'help') {
     program.print(overview);

@@ -4,6 +4,8 @@ import type {
   BitmapCapability,
   CheckOptions,
   CheckResult,
+  CompactContext,
+  CompactResult,
   DriverInstance,
   ImageInfo,
   NodeOptions,
@@ -162,6 +164,11 @@ export class Qcow2Instance implements DriverInstance {
   async amend(values: CreateValues, context: AmendContext): Promise<void> {
     const { amendImage } = await import('./amend.js');
     await amendImage(this.image, values, context);
+  }
+
+  async compact(context: CompactContext): Promise<CompactResult> {
+    const { compactImage } = await import('./compact.js');
+    return compactImage(this.image, context);
   }
 
   async makeEmpty(): Promise<void> {

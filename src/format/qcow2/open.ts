@@ -36,7 +36,7 @@ export async function openImage(context: OpenContext): Promise<Qcow2Image> {
   if (header.extensions.bitmapsInconsistent) warnOfStaleBitmaps(context);
   const writable = image.isWritable && !context.flags.noIo;
   if (writable) await prepareForWriting(context, image);
-  if (header.extensions.bitmaps !== undefined) {
+  if (header.extensions.bitmaps !== undefined && context.flags.keepsContent !== true) {
     await (await import('./bitmaps.js')).loadBitmaps(image, writable);
   }
   return image;
