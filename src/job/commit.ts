@@ -88,6 +88,6 @@ async function empty(image: BlockNode): Promise<void> {
     await image.instance.makeEmpty();
     await image.flush();
   } catch (e) {
-    throw prepend(`Could not empty ${image.filename}: `, e);
+    throw prepend(`Failed to empty ${image.filename}: `, e);
   }
 }

@@ -11,7 +11,7 @@ import { roundUp } from './units.js';
 export async function closeImage(image: Qcow2Image): Promise<void> {
   if (!image.isWritable) return;
   if (image.unusable) {
-    if (!image.has(Incompat.corrupt)) await tellLost(image);
+    if (image.headerLost) await tellLost(image);
     return;
   }
   await keepBitmaps(image);

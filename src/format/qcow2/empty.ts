@@ -1,5 +1,6 @@
 /** Emptying an image (after commit), and changing its backing file reference. */
 import { BlockError, withErrno } from '../../block/errors.js';
+import { canEmptyWhole, emptyWhole } from './empty-whole.js';
 import { rewriteHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { roundUp } from './units.js';
@@ -11,11 +12,13 @@ const STEP = 1024 * 1024 * 1024;
 /** Gives up all guest data, so that the backing file shows again everywhere. */
 export async function makeEmpty(image: Qcow2Image): Promise<void> {
   const { g } = image;
-  const event = image.file.debugEvent('empty_image_prepare');
-  if (event !== undefined) await event;
   const end = roundUp(image.size, g.clusterSize);
   const step = Math.max(g.clusterSize, STEP);
   await image.exclusive(async () => {
+    if (canEmptyWhole(image)) {
+      await emptyWhole(image);
+      return;
+    }
     for (let at = 0; at < end; at += step) {
       await discardLocked(image, at, Math.min(end, at + step), 'snapshot', true);
       await image.writeback.everything();

@@ -43,6 +43,7 @@ async function writeBack(image: Qcow2Image, write: () => Promise<void>): Promise
     await image.file.flush();
   } catch {
     image.unusable = true;
+    image.headerLost = true;
   }
 }
 

@@ -103,6 +103,8 @@ export class Qcow2Image {
   gateClosed = false;
   /** Dropped after fatal corruption: nothing works any more. */
   unusable = false;
+  /** Nobody knows which header is on disk (HW2); `unusable` then, too. */
+  headerLost = false;
   #signaled = false;
 
   constructor(init: ImageInit) {
