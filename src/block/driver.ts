@@ -209,6 +209,8 @@ export interface DriverInstance {
   read(offset: number, iov: Iov, flags: number): Promise<void>;
   /** Stores `iov`; `flags` holds only what `writeFlags` lists. */
   write?(offset: number, iov: Iov, flags: number): Promise<void>;
+  /** Transfers go through this host's page cache: small ones cost little more than their bytes. */
+  readonly isCached?: boolean;
   /** Or-ed {@link Req} flags that `write` handles itself (fua, writeUnchanged, …). */
   readonly writeFlags?: number;
   /**

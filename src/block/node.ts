@@ -24,6 +24,7 @@ import { nodeStatus } from './status.js';
 import { truncateNode } from './truncate.js';
 import type { BlockLimits, BlockStatus, DetectZeroes } from './types.js';
 import { noLimits, Req } from './types.js';
+import type { WriteEntry } from './write-tracker.js';
 import { WriteTracker } from './write-tracker.js';
 
 /** What a node is made from; see `BlockGraph.open`. */
@@ -152,26 +153,50 @@ export class BlockNode {
     }
     if (
       (flags & ~(this.instance.writeFlags ?? 0)) === 0 &&
-      this.limits.requestAlignment === 1 &&
-      !this.tracksWrites &&
       this.instance.write !== undefined &&
       this.instance.breakpoints === undefined &&
       (this.limits.maxTransfer === 0 || iov.bytes <= this.limits.maxTransfer)
     ) {
-      this.#untracked++;
-      return this.instance.write(offset, iov, flags).then(
-        () => {
-          this.#leaveUntracked();
-          this.noteWritten(offset, iov.bytes);
-        },
-        (e: unknown) => {
-          this.#leaveUntracked();
-          this.noteFailed(offset, iov.bytes);
-          throw e;
-        },
-      );
+      if (this.limits.requestAlignment === 1 && !this.#tracking) {
+        return this.#writeUntracked(offset, iov, flags);
+      }
+      if (this.#isAligned(offset, iov.bytes)) {
+        const entry = this.tracker().tryEnter(offset, iov.bytes);
+        if (entry !== undefined) return this.#writeTracked(offset, iov, flags, entry);
+      }
     }
     return alignedWrite(this, offset, iov, flags);
+  }
+
+  #writeUntracked(offset: number, iov: Iov, flags: number): Promise<void> {
+    this.#untracked++;
+    return this.instance.write!(offset, iov, flags).then(
+      () => {
+        this.#leaveUntracked();
+        this.noteWritten(offset, iov.bytes);
+      },
+      (e: unknown) => {
+        this.#leaveUntracked();
+        this.noteFailed(offset, iov.bytes);
+        throw e;
+      },
+    );
+  }
+
+  /** As alignedWrite in request.ts, for whole blocks with nobody in the way. */
+  #writeTracked(offset: number, iov: Iov, flags: number, entry: WriteEntry): Promise<void> {
+    return this.instance.write!(offset, iov, flags).then(
+      () => {
+        // Before a read-modify-write begins that waits for this.
+        this.noteWritten(offset, iov.bytes);
+        this.tracker().leave(entry);
+      },
+      (e: unknown) => {
+        this.noteFailed(offset, iov.bytes);
+        this.tracker().leave(entry);
+        throw e;
+      },
+    );
   }
 
   /** Makes the range read as zeroes; falls back to writing zeroes unless `noFallback`. */

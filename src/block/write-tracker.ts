@@ -13,24 +13,59 @@ export interface TrackedWrite {
   readonly serialising: boolean;
 }
 
-interface Entry extends TrackedWrite {
-  readonly done: Promise<void>;
-  readonly finish: () => void;
+/** A write in flight; made for each one, so it is cheap while nobody waits for it. */
+export class WriteEntry implements TrackedWrite {
   /** It has not begun, for another is in its way. */
-  waits: boolean;
+  waits = false;
+  #waiting: (() => void)[] | undefined;
+
+  constructor(
+    readonly offset: number,
+    readonly bytes: number,
+    readonly serialising: boolean,
+  ) {}
+
+  get done(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#waiting === undefined) this.#waiting = [resolve];
+      else this.#waiting.push(resolve);
+    });
+  }
+
+  finish(): void {
+    if (this.#waiting === undefined) return;
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting = undefined;
+  }
 }
 
 export class WriteTracker {
-  readonly #active = new Set<Entry>();
+  readonly #active = new Set<WriteEntry>();
+  /** Entries of `#active` that are serialising. */
+  #serialising = 0;
+
+  /**
+   * Notes a write that is not serialising and may begin at once, for `leave` when it has ended;
+   * undefined while a serialising one is there: then it is for `run`.
+   */
+  tryEnter(offset: number, bytes: number): WriteEntry | undefined {
+    if (this.#serialising > 0) return undefined;
+    const entry = new WriteEntry(offset, bytes, false);
+    this.#active.add(entry);
+    return entry;
+  }
+
+  /** A write that `tryEnter` let begin has ended. */
+  leave(entry: WriteEntry): void {
+    this.#active.delete(entry);
+    entry.finish();
+  }
 
   /** Runs `fn` when no conflicting write runs; conflicting ones wait until it has ended. */
   async run<T>(write: TrackedWrite, fn: () => Promise<T>): Promise<T> {
-    let finish: () => void = () => undefined;
-    const done = new Promise<void>((resolve) => {
-      finish = resolve;
-    });
-    const entry: Entry = { ...write, done, finish, waits: false };
+    const entry = new WriteEntry(write.offset, write.bytes, write.serialising);
     this.#active.add(entry);
+    if (entry.serialising) this.#serialising++;
     try {
       for (let other = this.#inTheWay(entry); other !== undefined; other = this.#inTheWay(entry)) {
         entry.waits = true;
@@ -39,12 +74,12 @@ export class WriteTracker {
       }
       return await fn();
     } finally {
-      this.#active.delete(entry);
-      entry.finish();
+      if (entry.serialising) this.#serialising--;
+      this.leave(entry);
     }
   }
 
-  #inTheWay(entry: Entry): Entry | undefined {
+  #inTheWay(entry: WriteEntry): WriteEntry | undefined {
     const end = entry.offset + entry.bytes;
     for (const other of this.#active) {
       if (other === entry || other.waits) continue;

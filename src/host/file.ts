@@ -80,6 +80,8 @@ export interface HostFile {
   readonly limits: FileLimits;
   readonly writable: boolean;
   readonly direct: boolean;
+  /** Small transfers mostly finish at once, in the page cache; absent: they do not. */
+  readonly cached?: boolean;
 
   /** Current length: st_size, or the block device's size. */
   size(): Promise<number>;

@@ -31,7 +31,7 @@ const MAX_WAITING_BYTES = 16 * 1024 * 1024;
 
 export class Allocator {
   readonly #image: Qcow2Image;
-  /** Every cluster below is in use. */
+  /** Every cluster below is in use (the search goes on from there). */
   #firstFree = 0;
   /** The same for runs of several clusters; holes that were too small may lie below it. */
   #firstRun = 0;
@@ -67,13 +67,20 @@ export class Allocator {
 
   /** The first run of `count` free clusters; none is marked. */
   async #findRun(count: number): Promise<number> {
-    let start = count === 1 ? this.#firstFree : Math.max(this.#firstFree, this.#firstRun);
-    while (true) {
+    let start = this.#searchFrom(count);
+    const begins = start === this.#firstFree;
+    for (let holes = 0; ; holes++) {
       start = await this.#skipUsed(start);
+      if (begins && holes === 0) this.#firstFree = Math.max(this.#firstFree, start);
       const free = await this.#freeFrom(start, count);
       if (free === count) return start;
       start += free;
     }
+  }
+
+  /** Where the search for `count` clusters begins. */
+  #searchFrom(count: number): number {
+    return count === 1 ? this.#firstFree : Math.max(this.#firstFree, this.#firstRun);
   }
 
   async #skipUsed(from: number): Promise<number> {
@@ -129,13 +136,15 @@ export class Allocator {
    */
   tryAllocate(count: number): number | undefined {
     const { g, refcounts } = this.#image;
-    const from = count === 1 ? this.#firstFree : Math.max(this.#firstFree, this.#firstRun);
+    const from = this.#searchFrom(count);
     const index = refcounts.blockIndex(from);
     const block = refcounts.tryBlock(index);
     if (block === undefined || block === null) return undefined;
     const base = index * g.refcountBlockEntries;
     const { codec } = refcounts;
     const first = findFree(codec, block.view, from - base, g.refcountBlockEntries);
+    // Whatever comes of it: what was passed is in use, and is not to be passed each time.
+    if (from === this.#firstFree) this.#firstFree = base + first;
     const end = first + count;
     if (end > g.refcountBlockEntries) return undefined;
     if (countFree(codec, block.view, first, end) < count) return undefined;

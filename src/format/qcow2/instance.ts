@@ -88,20 +88,19 @@ export class Qcow2Instance implements DriverInstance {
   // hot: bench/qcow2
   write(offset: number, iov: Iov): Promise<void> {
     const { image } = this;
-    if (
-      !image.gateClosed &&
-      !image.unusable &&
-      !image.writes.continues(offset, iov.bytes) &&
-      image.writes.runs.firstIn(offset, iov.bytes) === undefined
-    ) {
+    const { writes } = image;
+    if (image.gateClosed || image.unusable || writes.continues(offset, iov.bytes)) {
+      return writes.write(offset, iov);
+    }
+    if (writes.runs.firstIn(offset, iov.bytes) === undefined) {
       const found = image.mapping.tryLookup(offset, iov.bytes);
       if (found?.kind === Kind.data && found.copied && found.bytes === iov.bytes) {
         const checking = image.overlap.checkData(found.host, iov.bytes);
         if (checking === undefined) return writeData(image, offset, found.host, iov);
-        return checking.then(() => image.writes.write(offset, iov));
+        return checking.then(() => writes.write(offset, iov));
       }
     }
-    return image.writes.write(offset, iov);
+    return writes.tryWrite(offset, iov) ?? writes.write(offset, iov);
   }
 
   async writeCompressed(offset: number, iov: Iov): Promise<void> {

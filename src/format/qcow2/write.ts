@@ -96,11 +96,57 @@ export class WriteEngine {
   }
 
   /**
+   * A write into a run that is open, or into clusters for which one can be made without waiting,
+   * goes out at once; undefined when that is not so. Nobody works on the image meanwhile, for
+   * nothing is awaited: what is changed here needs no lock but that nobody else holds it.
+   */
+  // hot: bench/jobs/first-writes
+  tryWrite(offset: GuestOffset, iov: Iov): Promise<void> | undefined {
+    const { g } = this.#image;
+    const end = offset + iov.bytes;
+    const run = this.runs.at(Math.floor(offset / g.clusterSize)) ?? this.#tryBegin(offset, end);
+    if (run === undefined || run.state !== 'open' || end > run.guestEnd) return undefined;
+    run.enter();
+    this.#remember(end);
+    return writeData(this.#image, offset, run.hostOf(offset), iov).then(
+      () => {
+        run.wrote(offset, end);
+        run.leave();
+        if (run.inFlight > 0 || run.state !== 'open' || this.#tryMap(run)) return undefined;
+        return this.#mapIfComplete(run);
+      },
+      async (e: unknown) => {
+        run.leave();
+        await this.#mapIfComplete(run);
+        throw e;
+      },
+    );
+  }
+
+  /** A run for [offset, end), if it needs no copying before and nothing stands in its way. */
+  #tryBegin(offset: GuestOffset, end: GuestOffset): Run | undefined {
+    const image = this.#image;
+    const { alloc, l2, lock, g } = image;
+    if (this.#draining || lock.isLocked || l2.isPressed) return undefined;
+    if (this.runs.size >= MAX_DELAYED_RUNS || alloc.wantsReclaim(g.clusterSize)) return undefined;
+    if (this.runs.firstIn(offset, end - offset) !== undefined) return undefined;
+    // Else there is something to copy that is better written together with this.
+    const streams = offset % g.clusterSize === 0 || this.#streams.includes(offset);
+    if (image.backing !== undefined && !streams) return undefined;
+    const run = tryMakeRun(image, offset, end, NO_HOST);
+    if (run === undefined) return undefined;
+    this.runs.add(run);
+    return run.source === Source.none || streams ? run : undefined;
+  }
+
+  /**
    * Whether a write is small and continues the one before: then it is worth queueing even where it
    * could go in place, because its neighbours of the same turn become one write with it. Who
-   * waits for each write before the next one has no neighbours; the last batch tells.
+   * waits for each write before the next one has no neighbours; the last batch tells. In the page
+   * cache a write costs little but its copying, which joining does not spare.
    */
   continues(offset: GuestOffset, bytes: number): boolean {
+    if (this.#image.dataFile.node.instance.isCached === true) return false;
     const sequential = offset === this.#lastEnd && bytes <= MERGE_PIECE >> 1;
     this.#lastEnd = offset + bytes;
     return sequential && (this.#merges || this.#image.inFlight.isBusy);

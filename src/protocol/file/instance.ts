@@ -77,6 +77,10 @@ export class FileInstance implements DriverInstance {
     return this.#file.kind === 'regular';
   }
 
+  get isCached(): boolean {
+    return this.#file.cached === true;
+  }
+
   length(): Promise<number> {
     return this.#file.size();
   }
