@@ -7,6 +7,7 @@ import { reopenNode } from '../block/reopen.js';
 import { skipFilters } from '../block/status.js';
 import { Perm } from '../block/types.js';
 import { Copy } from './copy.js';
+import { OptionError } from '../options/option-error.js';
 import type { OperationOptions } from './operation.js';
 import { ProgressMeter } from './operation.js';
 
@@ -66,9 +67,22 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
     if (options.keep !== true) await empty(image);
   } finally {
     await target.close();
-    if (readOnly) await reopenNode(base, { flags: { writable: false } });
+    if (readOnly) await makeReadOnly(base);
   }
   meter.finish();
+}
+
+/**
+ * The base as it was. Where that fails it stays writable: the data is safe, and whoever closes it
+ * tries again to store what could not be stored, and tells.
+ */
+async function makeReadOnly(base: BlockNode): Promise<void> {
+  try {
+    await reopenNode(base, { flags: { writable: false } });
+  } catch (e) {
+    if (e instanceof OptionError || e instanceof BlockError) return;
+    throw e;
+  }
 }
 
 /** Runs the copy; an error of the machine is told as the job's. */

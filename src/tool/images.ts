@@ -115,16 +115,27 @@ export const unsafeCache: CacheMode = { writeback: true, direct: false, noFlush:
  * tool. Nothing may be written afterwards.
  */
 export async function inactivate(program: Program, backend: Backend): Promise<void> {
+  // Closing tries once more, and tells of it after this.
+  const error = await closingError(backend);
+  if (error !== undefined) throw closingFailure(program, error);
+}
+
+/** Stores what is otherwise stored when the image closes; what went wrong, if something did. */
+export async function closingError(backend: Backend): Promise<unknown> {
   try {
     for (let node = skipFilters(backend.node); ;) {
       await node.instance.bitmaps?.finish();
       const below = node.backing?.node;
-      if (below === undefined) return;
+      if (below === undefined) return undefined;
       node = skipFilters(below);
     }
   } catch (e) {
-    // Closing tries once more, and tells of it after this.
-    program.output.err(`${program.name}: Error while closing the image: ${errorText(e)}\n`);
-    throw new Failure(undefined);
+    return e;
   }
+}
+
+/** Tells that `error` came up while an image was closed; what the tool is to fail with. */
+export function closingFailure(program: Program, error: unknown): Failure {
+  program.output.err(`${program.name}: Error while closing the image: ${errorText(error)}\n`);
+  return new Failure(undefined);
 }

@@ -1,7 +1,9 @@
 /**
  * Allocation and release of host clusters.
  *
- * Free clusters are found first-fit from hints, as QEMU does. A cluster that loses a reference
+ * Free clusters are searched from one place on, for single clusters and runs alike, as QEMU does: a
+ * hole that is too short for a run is left until something before it becomes free, or the image is
+ * opened again. A cluster that loses a reference
  * is not free at once: it waits until the table that no longer names it is durable (W4, W5 in
  * driver.ts), which writeback.ts reports by `unlinkedDurably`.
  *
@@ -31,10 +33,8 @@ const MAX_WAITING_BYTES = 16 * 1024 * 1024;
 
 export class Allocator {
   readonly #image: Qcow2Image;
-  /** Every cluster below is in use (the search goes on from there). */
+  /** Where the search for free clusters begins; holes that were too short may lie below it. */
   #firstFree = 0;
-  /** The same for runs of several clusters; holes that were too small may lie below it. */
-  #firstRun = 0;
   /** Unlinked in memory only. */
   #waiting: Release[] = [];
   #waitingBytes = 0;
@@ -45,6 +45,11 @@ export class Allocator {
 
   constructor(image: Qcow2Image) {
     this.#image = image;
+  }
+
+  /** Whether the search for free clusters begins at `host`. */
+  isNext(host: number): boolean {
+    return host === this.#firstFree * this.#image.g.clusterSize;
   }
 
   /** The first free cluster outside [avoidFrom, avoidTo); it is not marked. */
@@ -67,20 +72,15 @@ export class Allocator {
 
   /** The first run of `count` free clusters; none is marked. */
   async #findRun(count: number): Promise<number> {
-    let start = this.#searchFrom(count);
-    const begins = start === this.#firstFree;
+    let start = this.#firstFree;
     for (let holes = 0; ; holes++) {
       start = await this.#skipUsed(start);
-      if (begins && holes === 0) this.#firstFree = Math.max(this.#firstFree, start);
+      // What was passed is in use, and is not to be passed each time.
+      if (holes === 0) this.#firstFree = start;
       const free = await this.#freeFrom(start, count);
       if (free === count) return start;
       start += free;
     }
-  }
-
-  /** Where the search for `count` clusters begins. */
-  #searchFrom(count: number): number {
-    return count === 1 ? this.#firstFree : Math.max(this.#firstFree, this.#firstRun);
   }
 
   async #skipUsed(from: number): Promise<number> {
@@ -125,7 +125,7 @@ export class Allocator {
     while (true) {
       const first = await this.#findRun(count);
       if (!(await this.#takeRun(first, count))) continue;
-      this.#advance(first, count);
+      this.#firstFree = first + count;
       return first * g.clusterSize;
     }
   }
@@ -136,7 +136,7 @@ export class Allocator {
    */
   tryAllocate(count: number): number | undefined {
     const { g, refcounts } = this.#image;
-    const from = this.#searchFrom(count);
+    const from = this.#firstFree;
     const index = refcounts.blockIndex(from);
     const block = refcounts.tryBlock(index);
     if (block === undefined || block === null) return undefined;
@@ -144,14 +144,14 @@ export class Allocator {
     const { codec } = refcounts;
     const first = findFree(codec, block.view, from - base, g.refcountBlockEntries);
     // Whatever comes of it: what was passed is in use, and is not to be passed each time.
-    if (from === this.#firstFree) this.#firstFree = base + first;
+    this.#firstFree = base + first;
     const end = first + count;
     if (end > g.refcountBlockEntries) return undefined;
     if (countFree(codec, block.view, first, end) < count) return undefined;
     const limit = Math.min(Limit.offsetEnd, Number.MAX_SAFE_INTEGER);
     if ((base + end) * g.clusterSize > limit) return undefined;
     refcounts.markUsed(block, first, end);
-    this.#advance(base + first, count);
+    this.#firstFree = base + end;
     return (base + first) * g.clusterSize;
   }
 
@@ -162,7 +162,6 @@ export class Allocator {
       const free = await this.#freeFrom(first, count);
       if (free === 0) return 0;
       if (!(await this.#takeRun(first, free))) continue;
-      this.#advance(first, free);
       return free;
     }
   }
@@ -176,13 +175,6 @@ export class Allocator {
     if (made && (await this.#freeFrom(first, count)) < count) return false;
     await refcounts.add(first, count, 1);
     return true;
-  }
-
-  #advance(first: number, count: number): void {
-    if (first <= this.#firstFree) this.#firstFree = Math.max(this.#firstFree, first + count);
-    if (count > 1 || first <= this.#firstRun) {
-      this.#firstRun = Math.max(this.#firstRun, first + count);
-    }
   }
 
   /**
@@ -311,7 +303,6 @@ export class Allocator {
       }
     }
     this.#firstFree = Math.min(this.#firstFree, run.first);
-    this.#firstRun = Math.min(this.#firstRun, run.first);
   }
 
   passesDiscard(reason: FreeReason): boolean {
@@ -351,7 +342,6 @@ export class Allocator {
   /** Forgets the hints and the place for packing: the refcounts were rebuilt. */
   reset(): void {
     this.#firstFree = 0;
-    this.#firstRun = 0;
     this.#packAt = 0;
   }
 }

@@ -75,10 +75,8 @@ function directoryPadding({ g, header, growth }: Qcow2Image): number {
  * on disk they stay in use, so that nobody takes them for valid.
  */
 export async function keepBitmaps(image: Qcow2Image): Promise<boolean> {
-  if (image.node.dirtyBitmaps.size === 0 || image.bitmapsKept) return true;
   try {
-    await (await import('./bitmaps.js')).storeBitmaps(image);
-    image.bitmapsKept = true;
+    await tryKeepBitmaps(image);
     return true;
   } catch (e) {
     const { name } = image.node;
@@ -86,6 +84,13 @@ export async function keepBitmaps(image: Qcow2Image): Promise<boolean> {
     image.graph.warn(`${what}: ${messageOf(e)}`);
     return false;
   }
+}
+
+/** As `keepBitmaps`, but throws what went wrong. */
+export async function tryKeepBitmaps(image: Qcow2Image): Promise<void> {
+  if (image.node.dirtyBitmaps.size === 0 || image.bitmapsKept) return;
+  await (await import('./bitmaps.js')).storeBitmaps(image);
+  image.bitmapsKept = true;
 }
 
 /** All metadata is in the file and no refcount lags; clears the dirty bit if that was why. */

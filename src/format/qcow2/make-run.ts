@@ -187,7 +187,7 @@ export function tryMakeRun(
   if (typeof found === 'string') return undefined;
   const { plan, entry, count } = found;
   if (plan.single || plan.reuse !== NO_HOST) return undefined;
-  if (after !== NO_HOST && after !== dataGrowth.usedEnd) return undefined;
+  if (after !== NO_HOST && !alloc.isNext(after)) return undefined;
   if (file.isDebugged) return undefined;
   const host = alloc.tryAllocate(count);
   if (host === undefined) return undefined;

@@ -1,8 +1,8 @@
 /** Changing runtime options of an open image: checked first, then all at once. */
 import type { ReopenRequest, ReopenStep } from '../../block/driver.js';
-import { BlockError, errorText, withErrno } from '../../block/errors.js';
+import { errorText, withErrno } from '../../block/errors.js';
 import { MetaCache } from './cache.js';
-import { keepBitmaps, settle } from './close.js';
+import { settle, tryKeepBitmaps } from './close.js';
 import type { Qcow2Image } from './image.js';
 import type { Qcow2Instance } from './instance.js';
 import { Compat } from './layout.js';
@@ -29,9 +29,7 @@ export async function prepareReopen(
   const { writable } = request.flags;
   const endsLazy = image.settings.lazyRefcounts && !settings.lazyRefcounts;
   if (image.isWritable) {
-    if (!writable && !(await keepBitmaps(image))) {
-      throw new BlockError('EINVAL', 'Cannot make dirty bitmaps readonly');
-    }
+    if (!writable) await tryKeepBitmaps(image);
     try {
       if (endsLazy || !writable) await settle(image);
       else await image.exclusive(async () => undefined);

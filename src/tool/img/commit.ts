@@ -3,7 +3,7 @@ import type { Backend } from '../../block/backend.js';
 import { findBacking } from '../../block/chain.js';
 import { commit as commitImage } from '../../job/commit.js';
 import { command } from '../../options/getopt.js';
-import { cacheMode, inactivate, openImage, toolGraph } from '../images.js';
+import { cacheMode, closingError, closingFailure, openImage, toolGraph } from '../images.js';
 import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
@@ -86,12 +86,13 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   const cache = cacheMode(asked.cache);
   const graph = toolGraph(program, objects);
   const interrupts = watchInterrupts();
+  let closing: unknown;
   try {
     const flags = { writable: true, unmap: true };
     const backend = await openImage(program, graph, asked, { flags, cache });
     try {
       await commitOpen(program, asked, backend, interrupts);
-      await inactivate(program, backend);
+      closing = await closingError(backend);
     } finally {
       await backend.close();
     }
@@ -103,6 +104,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     await graph.close();
     interrupts.dispose();
   }
+  if (closing !== undefined) throw closingFailure(program, closing);
   if (!asked.quiet) program.print('Image committed.\n');
   return 0;
 }
