@@ -63,31 +63,39 @@ static napi_value address_of(napi_env env, napi_callback_info info) {
   return number(env, (double)((uintptr_t)data - offset));
 }
 
-static void free_memory(napi_env env, void *data, void *hint) {
+static void unmap_memory(napi_env env, void *data, void *hint) {
   (void)env;
-  (void)hint;
-  free(data);
+  munmap(data, (size_t)(uintptr_t)hint);
 }
 
 /* allocateAligned(bytes): an ArrayBuffer at a page of its own, zeroed. Large ones lie in huge
  * pages where the system has them: a device then takes a request of 1 MiB as one segment, not
- * as more than it has room for (virtio-blk: 254). */
+ * as more than it has room for (virtio-blk: 254). No page is touched here: the kernel clears
+ * each one on the thread that first fills it. */
 static napi_value allocate_aligned(napi_env env, napi_callback_info info) {
   struct args a;
   if (!take_args(env, info, 1, &a)) return NULL;
   size_t bytes = (size_t)number_arg(&a, 0);
-  size_t whole = (bytes + PAGE - 1) / PAGE * PAGE;
-  void *memory = NULL;
-  napi_value out;
-  size_t alignment = whole >= HUGE_PAGE ? HUGE_PAGE : PAGE;
-  if (posix_memalign(&memory, alignment, whole ? whole : PAGE) != 0) {
+  size_t whole = bytes ? (bytes + PAGE - 1) / PAGE * PAGE : PAGE;
+  bool huge = whole >= HUGE_PAGE;
+  size_t extra = huge ? HUGE_PAGE - PAGE : 0;
+  char *map = mmap(NULL, whole + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (map == MAP_FAILED) {
     napi_throw_error(env, "ENOMEM", "out of memory");
     return NULL;
   }
-  if (alignment == HUGE_PAGE) madvise(memory, whole / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
-  memset(memory, 0, whole);
-  if (napi_create_external_arraybuffer(env, memory, bytes, free_memory, NULL, &out) != napi_ok) {
-    free(memory);
+  char *memory = map;
+  if (huge) {
+    memory += (HUGE_PAGE - (uintptr_t)map % HUGE_PAGE) % HUGE_PAGE;
+    size_t before = (size_t)(memory - map);
+    if (before > 0) munmap(map, before);
+    if (before < extra) munmap(memory + whole, extra - before);
+    madvise(memory, whole / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+  }
+  napi_value out;
+  void *hint = (void *)(uintptr_t)whole;
+  if (napi_create_external_arraybuffer(env, memory, bytes, unmap_memory, hint, &out) != napi_ok) {
+    munmap(memory, whole);
     napi_throw_error(env, "ENOTSUP", "external memory is not allowed here");
     return NULL;
   }

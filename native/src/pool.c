@@ -3,7 +3,9 @@
  *
  * Three lanes: LANE_SLEEPS gets a thread per request (they wait for a device), LANE_BURNS
  * (copies from or to the page cache) and LANE_COMPUTES at most one per CPU each. A read in
- * LANE_BURNS that would have to wait moves to LANE_SLEEPS.
+ * LANE_BURNS that would have to wait moves to LANE_SLEEPS. Writes in LANE_BURNS to one file run
+ * one after the other, on one thread: the file system takes no two at once, and the second
+ * thread would spin for the first.
  * Threads live until the context closes; it joins them.
  */
 #include "vdisk.h"
@@ -18,6 +20,15 @@
 #define THREADS_MAX 64
 #define STACK_BYTES (256 << 10)
 
+/* Files whose writes are put in a row; with more, those of the others may meet. */
+#define CHAINS 16
+
+/* Writes to one file: one is queued or runs, those behind it are linked by work.behind. */
+struct chain {
+  int fd;
+  int last; /* -1: the entry is free */
+};
+
 struct lane_queue {
   int head, tail; /* links are work.next; -1: empty */
   int count;
@@ -30,6 +41,7 @@ struct pool {
   pthread_mutex_t lock;
   pthread_cond_t wake;
   struct lane_queue lane[LANES];
+  struct chain chain[CHAINS];
   int threads, idle, waking;
   bool looking;          /* one idle thread looks for work before it sleeps */
   struct polling look;   /* of that thread */
@@ -56,6 +68,38 @@ static void append(struct pool *p, int slot, enum lane lane) {
   q->tail = slot;
   q->count++;
   atomic_fetch_add_explicit(&p->queued, 1, memory_order_relaxed);
+}
+
+static bool chains(const struct pool *p, int slot, enum lane lane) {
+  return lane == LANE_BURNS && p->e->sh->slots[slot].op == OP_WRITE;
+}
+
+/* Under the lock: puts a write behind another one to its file; false when it is the first. */
+static bool put_behind(struct pool *p, int slot) {
+  int fd = p->e->sh->slots[slot].fd;
+  struct chain *room = NULL;
+  p->e->work[slot].behind = -1;
+  for (int i = 0; i < CHAINS; i++) {
+    struct chain *c = &p->chain[i];
+    if (c->last < 0) {
+      room = c;
+    } else if (c->fd == fd) {
+      p->e->work[c->last].behind = slot;
+      c->last = slot;
+      return true;
+    }
+  }
+  if (room) *room = (struct chain){.fd = fd, .last = slot};
+  return false;
+}
+
+/* Under the lock: the write behind one that is done; -1: none. */
+static int take_behind(struct pool *p, int slot) {
+  int next = p->closing ? -1 : p->e->work[slot].behind;
+  if (next >= 0) return next;
+  for (int i = 0; i < CHAINS; i++)
+    if (p->chain[i].last == slot) p->chain[i].last = -1;
+  return -1;
 }
 
 static int take(struct pool *p, enum lane lane) {
@@ -139,6 +183,27 @@ static void await_work(struct pool *p) {
   if (p->waking > 0) p->waking--;
 }
 
+/* Called and left under the lock: runs a request, and the writes behind it. */
+static void run_and_on(struct pool *p, int slot, enum lane lane) {
+  while (slot >= 0) {
+    /* Once finished, the slot may be another request. */
+    bool chained = chains(p, slot, lane);
+    int32_t res = 0;
+    int next = -1;
+    pthread_mutex_unlock(&p->lock);
+    bool done = run(p, slot, lane, &res);
+    if (chained) {
+      pthread_mutex_lock(&p->lock);
+      next = take_behind(p, slot);
+      pthread_mutex_unlock(&p->lock);
+    }
+    if (done) finish(p, slot, res);
+    pthread_mutex_lock(&p->lock);
+    if (!done) append(p, slot, LANE_SLEEPS);
+    slot = next;
+  }
+}
+
 static void *work(void *arg) {
   struct pool *p = arg;
   pthread_mutex_lock(&p->lock);
@@ -152,13 +217,8 @@ static void *work(void *arg) {
       await_work(p);
       continue;
     }
-    pthread_mutex_unlock(&p->lock);
-    int32_t res = 0;
-    bool done = run(p, slot, lane, &res);
-    if (done) finish(p, slot, res);
-    pthread_mutex_lock(&p->lock);
+    run_and_on(p, slot, lane);
     p->lane[lane].active--;
-    if (!done) append(p, slot, LANE_SLEEPS);
   }
   pthread_mutex_unlock(&p->lock);
   codec_free();
@@ -182,6 +242,7 @@ struct pool *pool_open(struct engines *e, uint64_t poll_ns) {
   polling_init(&p->look, poll_ns);
   long cpus = sysconf(_SC_NPROCESSORS_ONLN);
   for (int i = 0; i < LANES; i++) p->lane[i] = (struct lane_queue){.head = -1, .tail = -1};
+  for (int i = 0; i < CHAINS; i++) p->chain[i].last = -1;
   int few = cpus < 1 ? 1 : cpus > THREADS_MAX ? THREADS_MAX : (int)cpus;
   p->lane[LANE_SLEEPS].limit = THREADS_MAX;
   p->lane[LANE_BURNS].limit = p->lane[LANE_COMPUTES].limit = few;
@@ -215,7 +276,10 @@ static bool start_thread(struct pool *p) {
 void pool_submit(struct pool *p) {
   if (p->batched == 0) return;
   pthread_mutex_lock(&p->lock);
-  for (int i = 0; i < p->batched; i++) append(p, p->batch[i].slot, p->batch[i].lane);
+  for (int i = 0; i < p->batched; i++) {
+    const struct batched *b = &p->batch[i];
+    if (!chains(p, b->slot, b->lane) || !put_behind(p, b->slot)) append(p, b->slot, b->lane);
+  }
   p->batched = 0;
   int need = wanted(p) - p->waking - p->looking;
   int wake = need < p->idle - p->waking ? need : p->idle - p->waking;
@@ -229,9 +293,14 @@ void pool_submit(struct pool *p) {
   pthread_mutex_unlock(&p->lock);
   if (!stuck) return;
   /* Not even one thread: the loop does the work itself, late but complete (I2). */
-  for (int i = 0; i < LANES; i++)
-    for (int slot; (slot = take(p, i)) >= 0; p->lane[i].active--)
-      finish(p, slot, run_slot(&p->e->sh->slots[slot], p->e->work[slot].iov));
+  for (int i = 0; i < LANES; i++) {
+    for (int slot; (slot = take(p, i)) >= 0; p->lane[i].active--) {
+      for (int next; slot >= 0; slot = next) {
+        next = chains(p, slot, i) ? take_behind(p, slot) : -1;
+        finish(p, slot, run_slot(&p->e->sh->slots[slot], p->e->work[slot].iov));
+      }
+    }
+  }
 }
 
 bool pool_ready(const struct pool *p) {

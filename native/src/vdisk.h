@@ -96,6 +96,7 @@ struct work {
   struct iovec *iov; /* &one, or the pairs turned into iovecs in place */
   int32_t res;
   int32_t next;      /* links of the pool's lists; -1 ends one */
+  int32_t behind;    /* the write to the same file that comes next; -1: none */
 };
 
 struct uring;

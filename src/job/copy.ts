@@ -9,7 +9,6 @@
  */
 import type { Backend } from '../block/backend.js';
 import { BlockError, errorCode, errorText, isNotSupported } from '../block/errors.js';
-import type { BlockNode } from '../block/node.js';
 import { Req } from '../block/types.js';
 import type { Host } from '../host/host.js';
 import { Iov } from '../lib/iov.js';
@@ -79,8 +78,6 @@ export class Copy {
   #failure: unknown;
   #failed = false;
   #offload: boolean;
-  /** The target is such that two writes at once only wait for each other. */
-  readonly #oneWriter: boolean;
   readonly #keepsHoles: boolean;
   #allowedAt = 0;
   /** Resolves when the writes of all pieces so far have begun (C1). */
@@ -90,7 +87,6 @@ export class Copy {
     this.#options = options;
     this.#plan = new CopyPlan({ ...options, unit: options.compressCluster });
     this.#offload = options.offload;
-    this.#oneWriter = options.compressCluster === undefined && isPageCached(options.target.node);
     this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
     const cluster = options.compressCluster;
     const wanted = cluster === undefined ? PIECE : COMPRESS_PIECE;
@@ -193,7 +189,6 @@ export class Copy {
       if (rate > 0) await this.#throttle(piece.bytes);
       if (this.#failed) return;
       const stored = this.#store(piece, slot);
-      if (this.#oneWriter) await stored;
       pass();
       await stored;
     } finally {
@@ -348,16 +343,6 @@ export class Copy {
       this.#idle = resolve;
     });
   }
-}
-
-/**
- * Whether writes end in the page cache of a local file: the kernel takes them one by one, and
- * those that wait spin.
- */
-function isPageCached(top: BlockNode): boolean {
-  let node = top;
-  for (let file = node.file; file !== undefined; file = node.file) node = file.node;
-  return node.driver.name === 'file' && !node.flags.cache.direct;
 }
 
 function placed(what: 'reading' | 'writing', offset: number, cause: unknown): BlockError {

@@ -77,6 +77,36 @@ withAddon('short transfers and interruptions in the addon', () => {
   });
 });
 
+withAddon('writes into the page cache', () => {
+  test('run in a row for each file; what fails holds up none behind it', async () => {
+    const random = seededRandom();
+    const dir = tempDir();
+    // More files than the addon keeps rows for; too many bytes for the event loop's own thread.
+    const files = await Promise.all(
+      Array.from({ length: 20 }, (_, i) => openFile(join(dir, String(i)), 'threads')),
+    );
+    const models = files.map(() => random.bytes(2 * MIB));
+    const PIECE = MIB / 4;
+    const starts = Array.from({ length: 8 }, (_, i) => i * PIECE);
+    const work = starts.flatMap((at) =>
+      files.flatMap((file, i) => [
+        file.write(at, Iov.of(models[i]!.subarray(at, at + PIECE))).then(() => 'written'),
+        // Beyond what the file system can hold.
+        failureCode(file.write(2 ** 52, Iov.alloc(PIECE))),
+      ]),
+    );
+    const outcomes = await Promise.all(work);
+    expect(new Set(outcomes)).toEqual(new Set(['written', 'EFBIG']));
+    expect(outcomes.filter((one) => one === 'EFBIG')).toHaveLength(starts.length * files.length);
+    for (const [i, file] of files.entries()) {
+      expect(Buffer.compare(readFileSync(join(dir, String(i))), models[i]!)).toBe(0);
+      // A row that ended begins anew.
+      await file.write(0, Iov.from([models[i]!.subarray(MIB), models[i]!.subarray(0, MIB)]));
+      await file.close();
+    }
+  });
+});
+
 describe('short transfers and interruptions in node:fs', () => {
   /** node:fs whose calls move fewer bytes than asked for, or fail. */
   async function faulty(random: Random): Promise<FsCalls> {
