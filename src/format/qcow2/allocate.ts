@@ -124,7 +124,7 @@ export class Allocator {
     if (quick !== undefined) return quick;
     while (true) {
       const first = await this.#findRun(count);
-      if (!(await this.#takeRun(first, count))) continue;
+      if (!(await this.#takeRun(first, count, false))) continue;
       this.#firstFree = first + count;
       return first * g.clusterSize;
     }
@@ -161,18 +161,23 @@ export class Allocator {
     while (true) {
       const free = await this.#freeFrom(first, count);
       if (free === 0) return 0;
-      if (!(await this.#takeRun(first, free))) continue;
+      if (!(await this.#takeRun(first, free, true))) continue;
       return free;
     }
   }
 
-  /** Marks a free run; false when making refcount blocks took some of it. */
-  async #takeRun(first: number, count: number): Promise<boolean> {
+  /**
+   * Marks a free run; false when making refcount blocks took some of it, which they may do only
+   * with `shared`: then the part before them is what there is.
+   */
+  async #takeRun(first: number, count: number, shared: boolean): Promise<boolean> {
     const { g, refcounts } = this.#image;
     const end = (first + count) * g.clusterSize;
     if (end > Math.min(Limit.offsetEnd, Number.MAX_SAFE_INTEGER)) throw new BlockError('EFBIG');
-    const made = await refcounts.ensureBlocks(first, count);
-    if (made && (await this.#freeFrom(first, count)) < count) return false;
+    const made = await refcounts.ensureBlocks(first, count, shared);
+    // A longer table frees the old one, which lies before this run.
+    if (made === 'table') return false;
+    if (made === 'blocks' && (await this.#freeFrom(first, count)) < count) return false;
     await refcounts.add(first, count, 1);
     return true;
   }
@@ -270,6 +275,11 @@ export class Allocator {
   /** Takes back an allocation that no table ever named. */
   async releaseNow(host: number, bytes: number): Promise<void> {
     await this.#apply(host, bytes, 'never');
+  }
+
+  /** Takes back clusters that nothing on disk names any more, and nobody uses. */
+  async releaseUnlinked(host: number, bytes: number, reason: FreeReason): Promise<void> {
+    await this.#apply(host, bytes, reason);
   }
 
   async #apply(host: number, bytes: number, reason: FreeReason): Promise<void> {

@@ -7,7 +7,7 @@ import { BlockError } from '../../block/errors.js';
 import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
-import { clustersFor, roundUp } from './units.js';
+import type { Geometry } from './units.js';
 
 interface Plan {
   /** First host cluster of the new area: blocks first, then the table. */
@@ -20,24 +20,21 @@ interface Plan {
 }
 
 /**
- * Grows the table to at least `minEntries` entries; the new area begins at cluster `from` or later,
- * where nothing is counted yet. Called with `image.lock` held.
+ * Grows the table so that it reaches past cluster `from`. The new area begins with the first block
+ * that counts only clusters from there on, where nothing is counted yet. The old table is free
+ * afterwards. Called with `image.lock` held.
  *
  * If it throws, the image on disk still has its old table, and at most clusters leaked.
  */
-export async function growRefcountTable(
-  image: Qcow2Image,
-  minEntries: number,
-  from: number,
-): Promise<void> {
-  await image.writeback.alone(() => grow(image, minEntries, from));
+export async function growRefcountTable(image: Qcow2Image, from: number): Promise<void> {
+  await image.writeback.alone(() => grow(image, from));
 }
 
-async function grow(image: Qcow2Image, minEntries: number, from: number): Promise<void> {
+async function grow(image: Qcow2Image, from: number): Promise<void> {
   const { g, refcounts, file, growth, overlap } = image;
   const event = file.debugEvent('reftable_grow');
   if (event !== undefined) await event;
-  const plan = planArea(image, minEntries, from);
+  const plan = planArea(image, from);
   const areaBytes = (plan.blocks + plan.tableClusters) * g.clusterSize;
   const start = plan.first * g.clusterSize;
   await overlap.check(0, start, areaBytes);
@@ -67,25 +64,22 @@ async function grow(image: Qcow2Image, minEntries: number, from: number): Promis
   });
   refcounts.replaceTable(tableOffset, table);
   for (const block of blocks) refcounts.cache.add(block.offset, block.bytes);
-  image.alloc.free(old.offset, old.bytes, 'other');
+  // The header is durable: nothing names the old table any more.
+  await image.alloc.releaseUnlinked(old.offset, old.bytes, 'other');
 }
 
-/** Finds the fixed point: blocks count the area, which holds the blocks. */
-function planArea(image: Qcow2Image, minEntries: number, from: number): Plan {
-  const { g, refcounts } = image;
-  const first = Math.max(from, refcounts.size * g.refcountBlockEntries);
-  const firstIndex = Math.floor(first / g.refcountBlockEntries);
-  let blocks = 1;
-  let tableClusters = 1;
-  while (true) {
-    const end = first + blocks + tableClusters;
-    const neededBlocks = Math.ceil(end / g.refcountBlockEntries) - firstIndex;
-    const least = Math.max(minEntries, firstIndex + neededBlocks, refcounts.size * 1.5);
-    const needed = clustersFor(g, roundUp(Math.ceil(least), g.reftableClusterEntries) * 8);
-    if (neededBlocks <= blocks && needed <= tableClusters) break;
-    blocks = Math.max(blocks, neededBlocks);
-    tableClusters = Math.max(tableClusters, needed);
-  }
+/**
+ * As QEMU lays it out: the blocks count all that lies before the area, the area itself, and half
+ * as much again as the table takes; the table has room for half as many blocks more.
+ */
+function planArea(image: Qcow2Image, from: number): Plan {
+  const { g } = image;
+  const firstIndex = Math.ceil(from / g.refcountBlockEntries);
+  const first = firstIndex * g.refcountBlockEntries;
+  const exact = countedBlocks(g, first);
+  const total = countedBlocks(g, first + Math.ceil(exact.tableClusters / 2)).blocks;
+  const blocks = total - firstIndex;
+  const tableClusters = Math.ceil((total + Math.ceil(total / 2)) / g.reftableClusterEntries);
   if (tableClusters * g.clusterSize > Limit.maxReftableBytes) {
     image.graph.warn(
       'qcow2: This operation would make the refcount table grow beyond the maximum size ' +
@@ -95,6 +89,19 @@ function planArea(image: Qcow2Image, minEntries: number, from: number): Plan {
   }
   const entries = tableClusters * g.reftableClusterEntries;
   return { first, blocks, firstIndex, entries, tableClusters };
+}
+
+/** Refcount blocks that count `clusters` clusters, themselves and their table; its clusters. */
+function countedBlocks(g: Geometry, clusters: number): { blocks: number; tableClusters: number } {
+  let blocks = 0;
+  let tableClusters = 0;
+  while (true) {
+    const needed = Math.ceil((clusters + tableClusters + blocks) / g.refcountBlockEntries);
+    const table = Math.ceil(needed / g.reftableClusterEntries);
+    if (needed === blocks && table === tableClusters) return { blocks, tableClusters };
+    blocks = needed;
+    tableClusters = table;
+  }
 }
 
 interface NewBlock {

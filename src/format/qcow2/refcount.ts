@@ -169,29 +169,37 @@ export class Refcounts {
 
   /**
    * Makes sure that blocks for the clusters [first, first + count) exist, placing new ones outside
-   * this range. Returns whether it made any (then free space has changed).
+   * this range, or with `shared` also in that part of it which they count. Returns what it made
+   * (then free space has changed), a longer table first.
    */
-  async ensureBlocks(first: number, count: number): Promise<boolean> {
-    let made = false;
+  async ensureBlocks(
+    first: number,
+    count: number,
+    shared: boolean,
+  ): Promise<'none' | 'blocks' | 'table'> {
+    const { size } = this;
+    let made: 'none' | 'blocks' = 'none';
     const last = this.blockIndex(first + count - 1);
     for (let index = this.blockIndex(first); index <= last; index++) {
       if (this.blockOffset(index) !== 0) continue;
-      await this.#makeBlock(index, first, first + count);
-      made = true;
+      const counted = Math.max(first, index * this.#image.g.refcountBlockEntries);
+      await this.#makeBlock(index, first, shared ? counted : first + count);
+      made = 'blocks';
     }
-    return made;
+    return this.size > size ? 'table' : made;
   }
 
   async #makeBlock(index: number, avoidFrom: number, avoidTo: number): Promise<void> {
     const { g, alloc, overlap, growth, file } = this.#image;
     const event = file.debugEvent('refblock_alloc');
     if (event !== undefined) await event;
+    const cluster = await alloc.findFree(avoidFrom, avoidTo);
     if (index >= this.size) {
       const { growRefcountTable } = await import('./refcount-grow.js');
-      await growRefcountTable(this.#image, index + 1, avoidTo);
-      if (this.blockOffset(index) !== 0) return;
+      // Past the clusters that are to be counted, and the block that will count them.
+      const first = Math.max(avoidFrom, index * g.refcountBlockEntries);
+      await growRefcountTable(this.#image, Math.max(first, cluster) + 1);
     }
-    const cluster = await alloc.findFree(avoidFrom, avoidTo);
     const own = this.blockIndex(cluster);
     if (own !== index && this.blockOffset(own) === 0) {
       await this.#makeBlock(own, avoidFrom, avoidTo);
