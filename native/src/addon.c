@@ -106,6 +106,10 @@ static void turn(struct context *c) {
 static void on_prepare(uv_prepare_t *handle) {
   struct context *c = handle->data;
   if (has_work(c)) turn(c);
+  if (c->closing) return;
+  const int32_t *header = c->e.sh->header;
+  bool alone = header[H_INFLIGHT] == 0 && header[H_BLOCKED] == 0;
+  if (alone && uv_backend_timeout(c->loop) != 0) poll_sockets(&c->e);
 }
 
 static void on_poll(uv_poll_t *handle, int status, int events) {
@@ -236,6 +240,15 @@ static napi_value open_engine(napi_env env, napi_callback_info info) {
   return number(env, opened ? 0 : -errno);
 }
 
+/* watchSocket(context, fd, on): the loop looks for data there a while before it sleeps. */
+static napi_value watch_for_data(napi_env env, napi_callback_info info) {
+  struct args a;
+  if (!take_args(env, info, 3, &a)) return NULL;
+  struct context *c = context_arg(&a);
+  if (c) watch_socket(&c->e, (int)number_arg(&a, 1), bool_arg(&a, 2));
+  return NULL;
+}
+
 /* stats(context): counters in the order of enum counter. */
 static napi_value stats(napi_env env, napi_callback_info info) {
   struct args a;
@@ -251,7 +264,7 @@ static napi_value stats(napi_env env, napi_callback_info info) {
 
 static const struct export own_exports[] = {
     {"create", create}, {"arm", arm}, {"submit", submit},
-    {"openEngine", open_engine}, {"stats", stats},
+    {"openEngine", open_engine}, {"stats", stats}, {"watchSocket", watch_for_data},
 };
 
 static void add_exports(napi_env env, napi_value to, const struct export *list, size_t n) {

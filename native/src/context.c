@@ -172,9 +172,37 @@ bool poll_done(struct engines *e) {
   return hit;
 }
 
+/*
+ * A peer that waits for one answer before it asks again asks sooner than a sleeping thread
+ * wakes up. Data on a socket that nobody reads now ends the look; the loop then sleeps.
+ */
+static bool any_readable(const void *arg) {
+  const struct engines *e = arg;
+  struct pollfd fds[SOCKETS];
+  for (int i = 0; i < e->socket_count; i++) fds[i] = e->sockets[i];
+  return poll(fds, (nfds_t)e->socket_count, 0) != 0 || any_ready(e);
+}
+
+bool poll_sockets(struct engines *e) {
+  if (e->socket_count == 0) return false;
+  bool hit = look_for(&e->listening, any_readable, e);
+  if (hit) e->stats[S_POLLS]++;
+  return hit;
+}
+
+void watch_socket(struct engines *e, int fd, bool on) {
+  int i = 0;
+  while (i < e->socket_count && e->sockets[i].fd != fd) i++;
+  if (!on && i < e->socket_count)
+    e->sockets[i] = e->sockets[--e->socket_count];
+  else if (on && i == e->socket_count && i < SOCKETS)
+    e->sockets[e->socket_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+}
+
 void engines_open(struct engines *e, struct shared *sh, uint64_t poll_ns) {
   e->sh = sh;
   polling_init(&e->polling, poll_ns);
+  polling_init(&e->listening, poll_ns);
   e->pool = pool_open(e, poll_ns);
 }
 

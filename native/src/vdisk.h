@@ -20,6 +20,7 @@
 #ifndef VDISK_H
 #define VDISK_H
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -33,6 +34,9 @@
 #define SLOTS 1024
 /* Pieces of a vector kept beside the slot; longer ones live in memory of the request. */
 #define PIECES 16
+
+/* Sockets that are looked at before the loop sleeps; of more, none can be waited for alone. */
+#define SOCKETS 8
 
 /* The kernel moves at most this much in one call (INT_MAX rounded down to a page). */
 #define TRANSFER_LIMIT 0x7ffff000
@@ -77,8 +81,9 @@ struct slot {
   double arg2;
 };
 
-/* H_BATCH: submissions so far, wrapping. */
-enum header { H_QUEUED, H_INFLIGHT, H_ARMED, H_BATCH, H_WORDS = 16 };
+/* H_BATCH: submissions so far, wrapping. H_BLOCKED: writes that wait for a peer to read, which
+ * only the loop's own wait tells of. */
+enum header { H_QUEUED, H_INFLIGHT, H_ARMED, H_BATCH, H_BLOCKED, H_WORDS = 16 };
 
 /* Layout of the shared ArrayBuffer. */
 struct shared {
@@ -123,6 +128,9 @@ struct engines {
   struct aio *aio;
   struct pool *pool;
   struct polling polling;
+  struct pollfd sockets[SOCKETS]; /* read by others; only looked at here */
+  int socket_count;
+  struct polling listening; /* for requests of peers, on these sockets */
   uint64_t write_slow_until; /* ns; inline writes pause until then */
   uint64_t write_suspect_until;
   uint64_t stats[S_COUNT];
@@ -141,6 +149,10 @@ void submit_queued(struct engines *e);
 void reap_all(struct engines *e);
 /* Looks for completions for a short while; whether there are any. */
 bool poll_done(struct engines *e);
+/* Looks for data on the sockets for a short while; whether there is any. */
+bool poll_sockets(struct engines *e);
+/* Adds or takes away a socket; one too many is not looked at. */
+void watch_socket(struct engines *e, int fd, bool on);
 /* Whether requests wait inside C for another submission. */
 bool submit_pending(const struct engines *e);
 void engines_open(struct engines *e, struct shared *sh, uint64_t poll_ns);

@@ -3,6 +3,7 @@
  * Requests begin here (N1 in node.ts): bounds are checked, the write cache mode is
  * applied, and requests in flight are counted so that the graph can be drained.
  */
+import type { FileRun } from '../host/file.js';
 import type { Iov } from '../lib/iov.js';
 import type { ChildParent } from './child.js';
 import { Child } from './child.js';
@@ -112,6 +113,16 @@ export class Backend implements ChildParent {
       return this.#slow(offset, iov.bytes, 'read', () => this.read(offset, iov, flags));
     }
     return this.#track(root.node.read(offset, iov, flags));
+  }
+
+  /**
+   * Where a range stands in a file of the host byte by byte, for who moves it by other means than
+   * a buffer; undefined: it has to be read. Only good until the caller gives up the event loop.
+   */
+  tryFileRun(offset: number, bytes: number): FileRun | undefined {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0 || offset < 0) return undefined;
+    return root.node.tryFileRun(offset, bytes);
   }
 
   write(offset: number, iov: Iov, flags = 0): Promise<void> {

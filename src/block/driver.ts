@@ -12,6 +12,7 @@
  * end of a protocol node.
  */
 import type { CreateOptionSet, CreateValues } from '../options/create-options.js';
+import type { FileRun } from '../host/file.js';
 import type { Host } from '../host/host.js';
 import type { Iov } from '../lib/iov.js';
 import type { Child } from './child.js';
@@ -207,6 +208,12 @@ export interface DriverInstance {
   limits?(): Partial<BlockLimits>;
   /** Fills `iov` from [offset, offset + iov.bytes), inside [0, length). */
   read(offset: number, iov: Iov, flags: number): Promise<void>;
+  /**
+   * Where [offset, offset + bytes) stands in a file of the host byte by byte, if that is known at
+   * once and stays so for as long as nobody writes there. Nothing that looks at or delays
+   * requests may be passed over.
+   */
+  tryFileRun?(offset: number, bytes: number): FileRun | undefined;
   /** Stores `iov`; `flags` holds only what `writeFlags` lists. */
   write?(offset: number, iov: Iov, flags: number): Promise<void>;
   /** Transfers go through this host's page cache: small ones cost little more than their bytes. */

@@ -13,6 +13,7 @@
  *  N4  `writeGeneration` grows after a write ended, failed ones too; a flush is skipped only if one
  *      that began at this generation has completed.
  */
+import type { FileRun } from '../host/file.js';
 import type { Iov } from '../lib/iov.js';
 import type { Child } from './child.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
@@ -124,6 +125,12 @@ export class BlockNode {
     this.backingFile = filename;
     this.autoBackingFile = filename;
     this.backingFormat = format;
+  }
+
+  /** Where a range stands in a file of the host (see {@link DriverInstance.tryFileRun}). */
+  tryFileRun(offset: number, bytes: number): FileRun | undefined {
+    if (this.copyOnReadUsers > 0 || offset + bytes > this.size) return undefined;
+    return this.instance.tryFileRun?.(offset, bytes);
   }
 
   /** Reads; bytes past the end are zeroes (callers with strict bounds are backends). */

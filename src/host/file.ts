@@ -73,6 +73,13 @@ export interface LockRequest {
  * {@link HostError}; the file's content is then undefined in the range asked
  * for and unchanged elsewhere.
  */
+/** A run of a file's bytes. */
+export interface FileRun {
+  readonly file: HostFile;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 export interface HostFile {
   readonly path: string;
   readonly kind: FileKind;
@@ -119,6 +126,8 @@ export interface HostFile {
    * where only punchHole is there.
    */
   discard?(offset: number, bytes: number): Promise<void>;
+  /** Whether all of a range is in the page cache, as far as that is known at once. */
+  isCached?(offset: number, bytes: number): boolean;
   /** Bytes of the file in the page cache; absent or ENOTSUP where that cannot be known. */
   cachedBytes?(): Promise<number>;
   /** Ends requests in flight and closes. */

@@ -3,6 +3,8 @@
  * plain or under TLS.
  */
 
+import type { FileRun } from './file.js';
+
 export type SocketAddress =
   | {
       readonly type: 'inet';
@@ -56,11 +58,18 @@ export interface ByteStream {
   onDrain: () => void;
   /**
    * Sends the pieces in order; they must not change until `sent` is called, which happens
-   * when the kernel has them all (which may be before this returns), and never when the
-   * connection breaks before.
+   * with true when the kernel has them all (which may be before this returns), and with false
+   * when the connection breaks before.
    * False: too much is waiting, the owner should wait for onDrain.
    */
-  write(pieces: readonly Uint8Array[], sent?: () => void): boolean;
+  write(pieces: readonly Uint8Array[], sent?: (taken: boolean) => void): boolean;
+  /**
+   * Sends at once as much of `head` and then, without copying, of a file's run as the kernel
+   * takes; the count of bytes, 0 when that cannot be (others wait to be sent, the run is not in
+   * the page cache). The peer may see what is written to the file until it has read them.
+   * Absent: there is no such way.
+   */
+  trySendFile?(head: Uint8Array, run: FileRun): number;
   /** Stops and restarts onData; a piece that was on its way may still come. */
   pause(): void;
   resume(): void;

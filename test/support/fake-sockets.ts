@@ -15,7 +15,7 @@ const HIGH_WATER = 64 * 1024;
 
 interface Piece {
   bytes: Uint8Array;
-  readonly sent: (() => void) | undefined;
+  readonly sent: ((taken: boolean) => void) | undefined;
 }
 
 class FakeStream implements ByteStream {
@@ -42,7 +42,7 @@ class FakeStream implements ByteStream {
     this.#random = random;
   }
 
-  write(pieces: readonly Uint8Array[], sent?: () => void): boolean {
+  write(pieces: readonly Uint8Array[], sent?: (taken: boolean) => void): boolean {
     if (this.#destroyed || this.#ended) return true;
     for (const [i, bytes] of pieces.entries()) {
       this.peer.#receive({ bytes, sent: i === pieces.length - 1 ? sent : undefined });
@@ -88,7 +88,7 @@ class FakeStream implements ByteStream {
         first.bytes = first.bytes.subarray(take);
         if (first.bytes.byteLength > 0) continue;
         this.#inbox.shift();
-        first.sent?.();
+        first.sent?.(true);
       }
       this.#waiting -= n;
       this.onData(new Uint8Array(Buffer.concat(parts)));

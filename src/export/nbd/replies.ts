@@ -54,6 +54,8 @@ export class Replies {
   #runStart = 0;
   #runEnd = 0;
   #queued = false;
+  /** A reply stands half sent: what is gathered waits behind it. */
+  #held = false;
 
   /** `onFlushed` learns after each write whether the stream takes more. */
   constructor(
@@ -129,12 +131,7 @@ export class Replies {
     const dataStart = start + headBytes;
     const end = inline ? dataStart + bytes : dataStart;
     slab.used = end;
-    if (structured) {
-      this.#header(slab.view, start, work, flags, NbdChunk.offsetData, bytes + 8);
-      writeU64(slab.view, start + headBytes - 8, offset);
-    } else {
-      encodeSimpleReply(slab.view, start, work, 0);
-    }
+    this.#readHeader(slab, start, work, flags, offset, bytes);
     if (inline) {
       const data = new Iov([slab.bytes.subarray(dataStart, end)], bytes);
       return { data, slab, start, end, buffer: undefined };
@@ -159,9 +156,26 @@ export class Replies {
     reply.buffer?.release();
   }
 
+  /** The header of a structured or simple reply to a read, whose data comes by another way. */
+  readHeader(work: NbdRequest): { readonly head: Uint8Array; readonly slab: Slab } {
+    const headBytes = this.#style.structured ? this.#chunkBytes + 8 : NBD_SIMPLE_REPLY_BYTES;
+    const slab = this.#memory.slab(headBytes);
+    const start = slab.used;
+    slab.used = start + headBytes;
+    this.#readHeader(slab, start, work, NBD_CHUNK_DONE, work.offset, work.length);
+    return { head: slab.bytes.subarray(start, slab.used), slab };
+  }
+
+  /** Holds back what is gathered from now on; false: sends it, and goes on as usual. */
+  hold(held: boolean): void {
+    this.#held = held;
+    if (!held) this.flush();
+  }
+
   /** Hands what is gathered to the stream. */
   readonly flush = (): void => {
     this.#queued = false;
+    if (this.#held) return;
     this.#endRun();
     const out = this.#out;
     if (out.length === 0) return;
@@ -169,11 +183,27 @@ export class Replies {
     this.#out = [];
     this.#owed = [];
     this.#bytes = 0;
-    const roomLeft = this.#stream.write(out, () => {
-      for (const each of owed) each.release();
+    const roomLeft = this.#stream.write(out, (taken) => {
+      if (taken) for (const each of owed) each.release();
     });
     this.#onFlushed(roomLeft);
   };
+
+  #readHeader(
+    { view }: Slab,
+    start: number,
+    work: NbdRequest,
+    flags: number,
+    offset: number,
+    bytes: number,
+  ): void {
+    if (this.#style.structured) {
+      this.#header(view, start, work, flags, NbdChunk.offsetData, bytes + 8);
+      writeU64(view, start + this.#chunkBytes, offset);
+    } else {
+      encodeSimpleReply(view, start, work, 0);
+    }
+  }
 
   #header(
     v: DataView,

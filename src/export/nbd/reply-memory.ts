@@ -9,6 +9,8 @@ const SLAB_BYTES = 512 * 1024;
 const KEPT_SLABS = 4;
 /** Buffers kept for later, all sizes together, in bytes: several clients at their limit. */
 const KEPT_BYTES = 64 * 1024 * 1024;
+/** Long reads of one session after which it is said to be alone. */
+const TURNS = 32;
 const SMALLEST_BUFFER = 4096;
 
 /** Memory that is given back once for each time it was taken. */
@@ -55,6 +57,8 @@ export class ReplyMemory {
   readonly #slabs: Slab[] = [];
   readonly #buffers = new Map<number, DataBuffer[]>();
   #kept = 0;
+  #lastReader: object | undefined;
+  #turns = 0;
 
   /** `allocate` makes buffers for data, aligned as the files below want it. */
   constructor(allocate: (bytes: number) => Uint8Array) {
@@ -81,6 +85,17 @@ export class ReplyMemory {
     if (found === undefined) return new DataBuffer(this, this.#allocate(size));
     this.#kept -= size;
     return found;
+  }
+
+  /** Notes a long read of a session: whether several take turns in such reads lately. */
+  takesTurns(session: object): boolean {
+    if (session === this.#lastReader) {
+      if (this.#turns > 0) this.#turns--;
+    } else {
+      this.#turns = this.#lastReader === undefined ? 0 : TURNS;
+      this.#lastReader = session;
+    }
+    return this.#turns > 0;
   }
 
   /** A slab with no ref left: its memory is free. */

@@ -28,6 +28,7 @@ import {
   nbdErrno,
 } from '../../wire/nbd.js';
 import type { NbdExport } from './export.js';
+import { FileReplies } from './file-replies.js';
 import type { ChosenContext, Negotiated } from './handshake.js';
 import { Replies } from './replies.js';
 import type { ReplyMemory } from './reply-memory.js';
@@ -40,8 +41,11 @@ const MAX_REQUESTS = 256;
  * beyond. More than this keeps no disk busier, and would not stay in the processor's cache.
  */
 const MAX_BYTES = 8 * 1024 * 1024;
-/** Reads at least this long are looked at for holes, which travel without their zeroes. */
-const SPARSE_READ = 64 * 1024;
+/**
+ * Reads at least this long are looked at for holes, which travel without their zeroes, and may
+ * go from the file to the socket without being copied.
+ */
+const LONG_READ = 64 * 1024;
 /** How far ahead of such a read the look goes: clients read on. */
 const LOOK_AHEAD = 16 * 1024 * 1024;
 /** CACHE reads this much at a time. */
@@ -67,6 +71,7 @@ export class NbdSession {
   readonly #contexts: readonly ChosenContext[];
   readonly #headerBytes: number;
   readonly #replies: Replies;
+  readonly #files: FileReplies;
   readonly #memory: ReplyMemory;
   #requests = 0;
   #bytes = 0;
@@ -97,6 +102,8 @@ export class NbdSession {
     this.#replies = new Replies(this.#reader.stream, memory, style, (roomLeft) => {
       this.#blocked = !roomLeft;
     });
+    const { backend } = this.#export;
+    this.#files = new FileReplies(this.#reader.stream, backend, this.#replies, memory);
   }
 
   /** Serves until the client leaves or the stream breaks, and all requests are done. */
@@ -346,11 +353,14 @@ export class NbdSession {
       this.#settle(work, Promise.resolve(), held);
       return;
     }
+    const long = length >= LONG_READ;
+    const several = long && this.#memory.takesTurns(this);
     const sparse = this.#structured && (work.flags & NbdCmdFlag.df) === 0;
-    if (sparse && length >= SPARSE_READ && !this.#isData(offset, length)) {
+    if (sparse && long && !this.#isData(offset, length)) {
       this.#settle(work, this.#sparseRead(work), held);
       return;
     }
+    if (several && this.#fromFile(work, held)) return;
     const reply = this.#replies.prepareRead(work, NBD_CHUNK_DONE, offset, length);
     this.#export.backend.read(offset, reply.data).then(
       () => {
@@ -362,6 +372,14 @@ export class NbdSession {
         this.#failed(work, e, held);
       },
     );
+  }
+
+  /** Whether the answer goes from a file, by itself. */
+  #fromFile(work: Work, held: number): boolean {
+    return this.#files.tryAnswer(work, (error) => {
+      if (error !== undefined) this.#break();
+      this.#ended(held);
+    });
   }
 
   #isData(offset: number, length: number): boolean {

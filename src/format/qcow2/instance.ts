@@ -17,6 +17,7 @@ import type {
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
 import type { CreateValues } from '../../options/create-options.js';
+import type { FileRun } from '../../host/file.js';
 import type { Iov } from '../../lib/iov.js';
 import { bitmapCapability } from './bitmap-capability.js';
 import { readData, writeData } from './data-io.js';
@@ -83,6 +84,15 @@ export class Qcow2Instance implements DriverInstance {
       }
     }
     return readGuest(image, offset, iov);
+  }
+
+  /** Only of images that nobody writes to: else a cluster could be given to other data. */
+  tryFileRun(offset: number, bytes: number): FileRun | undefined {
+    const { image } = this;
+    if (!image.node.readOnly || image.crypto !== undefined || image.unusable) return undefined;
+    const found = image.mapping.tryLookup(offset, bytes);
+    if (found?.kind !== Kind.data || found.bytes !== bytes) return undefined;
+    return image.dataFile.node.tryFileRun(found.host, bytes);
   }
 
   // hot: bench/qcow2

@@ -24,6 +24,7 @@ import { BlockError, withErrno } from '../../block/errors.js';
 import { bestFormat } from '../../block/open.js';
 import type { BlockLimits, DriverStatus, Preallocation } from '../../block/types.js';
 import { MAX_LENGTH, Req, Role } from '../../block/types.js';
+import type { FileRun } from '../../host/file.js';
 import { Iov } from '../../lib/iov.js';
 import { createOptions } from '../../options/create-options.js';
 import type { Infer } from '../../options/schema.js';
@@ -110,6 +111,10 @@ class RawInstance implements DriverInstance {
     const at = this.#window.offset + offset;
     if (event !== undefined) return event.then(() => this.#file.read(at, iov, flags));
     return this.#file.read(at, iov, flags);
+  }
+
+  tryFileRun(offset: number, bytes: number): FileRun | undefined {
+    return this.#file.node.tryFileRun(this.#window.offset + offset, bytes);
   }
 
   // hot: bench/layers

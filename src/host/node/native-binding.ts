@@ -28,6 +28,8 @@ export interface NativeBinding {
   submit(context: NativeContext): void;
   /** errno; `which` is an EngineCode. */
   openEngine(context: NativeContext, which: number): number;
+  /** The loop looks for data on a socket a while before it sleeps. */
+  watchSocket(context: NativeContext, fd: number, on: boolean): void;
   /** Batches, inline, ring, aio, pool, rounds, wakes, polls since the start. */
   stats(context: NativeContext): number[];
   /** Address of the first byte of the view's ArrayBuffer. */
@@ -47,6 +49,20 @@ export interface NativeBinding {
   codecs(): number;
   /** Bytes that the kernel took of `count` (address, length) pairs; or a negative errno. */
   sendPieces(fd: number, address: number, count: number): number;
+  /**
+   * Bytes of memory and of a file's cached pages behind it that the socket took at once; 0 also
+   * when that cannot be.
+   */
+  sendFile(
+    socket: number,
+    file: number,
+    offset: number,
+    bytes: number,
+    head: number,
+    headBytes: number,
+  ): number;
+  /** Whether a range of a file is in the page cache; false where the kernel does not tell. */
+  isCached(file: number, offset: number, bytes: number): boolean;
   /** A second descriptor of a socket, whose send buffer is set; or a negative errno. */
   duplicate(fd: number, sendBuffer: number): number;
   isZero(b: Uint8Array): boolean;

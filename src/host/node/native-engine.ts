@@ -32,6 +32,7 @@ const H_QUEUED = 0;
 const H_INFLIGHT = 1;
 const H_ARMED = 2;
 const H_BATCH = 3;
+const H_BLOCKED = 4;
 
 /** Fields of a slot: indices in doubles, and in 32-bit words. */
 const OFFSET = 0;
@@ -187,6 +188,21 @@ export class NativeEngine {
   /** Counters of the addon: batches, inline, ring, aio, pool, rounds, wakes. */
   stats(): readonly number[] {
     return this.binding.stats(this.#context);
+  }
+
+  /** Has the event loop look for data on a socket a while before it sleeps, or no more. */
+  watchSocket(fd: number, on: boolean): void {
+    this.binding.watchSocket(this.#context, fd, on);
+  }
+
+  /** Counts a write that waits for its peer (1), or one that was taken (-1). */
+  countBlocked(change: 1 | -1): void {
+    this.#header[H_BLOCKED]! += change;
+  }
+
+  /** Writes that wait for their peers. */
+  get blocked(): number {
+    return this.#header[H_BLOCKED]!;
   }
 
   /** For tests: looks at each transfer before it goes out; undefined ends it. */

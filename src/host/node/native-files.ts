@@ -348,6 +348,10 @@ export class NativeFile implements HostFile, Target {
     await this.#operate(Op.dropCache);
   }
 
+  isCached(offset: number, bytes: number): boolean {
+    return this.cached && !this.#closed && this.io.binding.isCached(this.fd, offset, bytes);
+  }
+
   cachedBytes(): Promise<number> {
     return this.#operate(Op.resident).catch(orUnsupported);
   }

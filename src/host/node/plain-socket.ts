@@ -4,8 +4,10 @@
  */
 import type { OnReadOpts, Socket } from 'node:net';
 import { Socket as NetSocket } from 'node:net';
+import type { FileRun } from '../file.js';
 import { tryNativeEngine } from './files.js';
 import type { NativeEngine } from './native-engine.js';
+import { NativeFile } from './native-files.js';
 
 /** Memory that reads go into, piece behind piece; given up to its readers when it is full. */
 const SLAB_BYTES = 256 * 1024;
@@ -54,12 +56,32 @@ export class Outlet {
     this.#engine = engine;
     this.#socket = socket;
     this.#address = engine.binding.addressOf(this.#pairs);
+    const fd = tryDescriptor(socket);
+    if (fd === undefined) return;
+    engine.watchSocket(fd, true);
+    socket.once('close', () => {
+      engine.watchSocket(fd, false);
+    });
   }
 
   /** Undefined where there is no native addon. */
   static tryOf(socket: Socket): Outlet | undefined {
     const engine = tryNativeEngine();
     return engine === undefined ? undefined : new Outlet(engine, socket);
+  }
+
+  /** Counts a write that waits for the peer (1), or one that ended (-1). */
+  countBlocked(change: 1 | -1): void {
+    this.#engine.countBlocked(change);
+  }
+
+  /** Bytes of `head` and a file's cached pages that the kernel took; 0 where that cannot be. */
+  sendFile(head: Uint8Array, { file, offset, bytes }: FileRun): number {
+    const fd = tryDescriptor(this.#socket);
+    if (fd === undefined || !(file instanceof NativeFile) || !file.cached) return 0;
+    const { binding } = this.#engine;
+    const address = head.byteLength === 0 ? 0 : this.#engine.addressOf(head);
+    return binding.sendFile(fd, file.fd, offset, bytes, address, head.byteLength);
   }
 
   /** Bytes that were sent; 0 also when the connection is broken, as the next write will tell. */

@@ -3,6 +3,7 @@ import { chmodSync, lstatSync, readFileSync, unlinkSync } from 'node:fs';
 import { lookup } from 'node:dns/promises';
 import type { AddressInfo, ListenOptions, NetConnectOpts, Server, Socket } from 'node:net';
 import { createServer, connect as netConnect, Socket as NetSocket } from 'node:net';
+import type { FileRun } from '../file.js';
 import { HostError } from '../file.js';
 import { errnoText } from '../errno.js';
 import type { ByteStream, HostSockets, Listener, SocketAddress, TlsOptions } from '../socket.js';
@@ -25,6 +26,7 @@ class NodeStream implements ByteStream {
   onDrain: () => void = nothing;
   readonly peerName: string;
   tlsIdentity: string | undefined;
+  readonly trySendFile?: (head: Uint8Array, run: FileRun) => number;
   readonly #socket: Socket;
   #error: Error | undefined;
   #closed = false;
@@ -35,7 +37,12 @@ class NodeStream implements ByteStream {
   constructor(socket: Socket, peerName: string, plain = false) {
     this.#socket = socket;
     this.peerName = peerName;
-    this.#outlet = plain ? Outlet.tryOf(socket) : undefined;
+    const outlet = plain ? Outlet.tryOf(socket) : undefined;
+    this.#outlet = outlet;
+    if (outlet !== undefined) {
+      this.trySendFile = (head, run): number =>
+        socket.writableLength > 0 || !socket.writable ? 0 : outlet.sendFile(head, run);
+    }
     if (!plain) socket.on('data', this.#data);
     socket.on('error', this.#failed);
     socket.on('end', this.#ended);
@@ -68,24 +75,27 @@ class NodeStream implements ByteStream {
   };
 
   // hot: bench/nbd
-  write(all: readonly Uint8Array[], sent?: () => void): boolean {
+  write(all: readonly Uint8Array[], sent?: (taken: boolean) => void): boolean {
     const socket = this.#socket;
+    const outlet = this.#outlet;
     let pieces = all;
-    if (this.#outlet !== undefined && socket.writableLength === 0 && socket.writable) {
-      pieces = behind(all, this.#outlet.send(all));
+    if (outlet !== undefined && socket.writableLength === 0 && socket.writable) {
+      pieces = behind(all, outlet.send(all));
       if (pieces.length === 0) {
-        sent?.();
+        sent?.(true);
         return true;
       }
     }
     const last = pieces[pieces.length - 1];
-    if (socket.destroyed || !socket.writable || last === undefined) return true;
-    const done =
-      sent === undefined
-        ? undefined
-        : (error?: Error | null): void => {
-            if (error === undefined || error === null) sent();
-          };
+    if (socket.destroyed || !socket.writable || last === undefined) {
+      sent?.(last === undefined);
+      return true;
+    }
+    outlet?.countBlocked(1);
+    const done = (error?: Error | null): void => {
+      outlet?.countBlocked(-1);
+      sent?.(error === undefined || error === null);
+    };
     if (pieces.length === 1) {
       socket.write(last, done);
     } else {

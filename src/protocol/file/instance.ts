@@ -11,7 +11,7 @@ import type {
 import { BlockError } from '../../block/errors.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Perm, Req } from '../../block/types.js';
-import type { HostFile } from '../../host/file.js';
+import type { FileRun, HostFile } from '../../host/file.js';
 import { Iov } from '../../lib/iov.js';
 import type { LockState } from './image-locks.js';
 import { ImageLocks, unlocked } from './image-locks.js';
@@ -101,6 +101,10 @@ export class FileInstance implements DriverInstance {
       // Past the end of the file: the rest of its last sector, or it was cut meanwhile.
       if (got < iov.bytes) iov.fill(0, got);
     });
+  }
+
+  tryFileRun(offset: number, bytes: number): FileRun {
+    return { file: this.#file, offset, bytes };
   }
 
   // hot: bench/layers
