@@ -15,6 +15,7 @@ const overview = `vdisk: disk images, their block layer and their tools
   make a new one               vdisk img create -f qcow2 disk.qcow2 20G
   ... on top of another        vdisk img create -f qcow2 -b base.qcow2 -F qcow2 disk.qcow2
   see where its data is        vdisk img map disk.qcow2
+  what is wrong with it?       vdisk explain disk.qcow2
   check and repair it          vdisk img check -r all disk.qcow2
   compare two                  vdisk img compare a.qcow2 b.raw
   make it smaller in place     vdisk compact disk.qcow2
