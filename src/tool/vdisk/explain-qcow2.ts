@@ -30,8 +30,8 @@ export function explainQcow2(found: Explanation, head: Uint8Array): ExplainedHea
     found.findings.push({
       kind: 'problem',
       text:
-        `The file was cut short: ${pastEnd.join(' and ')} should lie behind its end. What was cut ` +
-        'off is lost; get the whole file again if you can',
+        `The file was cut short: ${pastEnd.join(' and ')} should lie behind its end. What was ` +
+        'cut off is lost; get the whole file again if you can',
     });
   }
   return header;

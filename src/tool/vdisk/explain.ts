@@ -1,4 +1,4 @@
-/** `vdisk explain`: what an image is, who uses it, why it cannot be opened, what would repair it. */
+/** `vdisk explain`: what an image is, who uses it, why it does not open, what would repair it. */
 import { accessSync, closeSync, constants, openSync, readSync, statSync } from 'node:fs';
 import type { Stats } from 'node:fs';
 import type { OpenFlags } from '../../block/driver.js';
@@ -294,7 +294,7 @@ function explainWriting(found: Explanation): void {
     error = `locked by process ${pids}`;
     found.findings.push({
       kind: 'note',
-      text: `Only process ${pids} may write until it ends; others can read what may be half written`,
+      text: `Only process ${pids} may write until it ends; others may read what is half written`,
       command: `vdisk-img info -U ${operand(found.filename)}`,
     });
   } else if (found.features.some((f) => f.kind === 'incompatible' && f.bit === 1)) {
@@ -312,7 +312,8 @@ function explainWriting(found: Explanation): void {
 
 function explainKey(found: Explanation): void {
   const key = found.format === 'luks' ? 'key-secret' : 'encrypt.key-secret';
-  const opts = `driver=${found.format},${key}=k,file.filename=${found.filename.replaceAll(',', ',,')}`;
+  const name = found.filename.replaceAll(',', ',,');
+  const opts = `driver=${found.format},${key}=k,file.filename=${name}`;
   found.findings.push({
     kind: 'note',
     text: 'Its content needs the key, given like this',
@@ -361,7 +362,7 @@ async function checkIt(found: Explanation): Promise<void> {
   if (corruptions > 0) {
     found.findings.push({
       kind: 'problem',
-      text: `A check found ${String(corruptions)} errors; make a copy of the file first, then repair`,
+      text: `A check found ${String(corruptions)} errors; copy the file first, then repair it`,
       command: `vdisk-img check -r all -f qcow2 ${name}`,
     });
   } else if (leaks > 0) {
