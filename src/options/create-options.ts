@@ -32,6 +32,8 @@ export interface CreateOptionSpec {
   readonly default?: string;
   /** Words that a `str` may be. */
   readonly values?: readonly string[];
+  /** The same where the driver itself judges the word; for completion. */
+  readonly words?: readonly string[];
   /** Name in the error when the word is none of `values` (QMP's name, `version` for `compat`). */
   readonly qapiName?: string;
 }

@@ -49,7 +49,10 @@ export interface OptionSpec {
   /** One or two sentences for help and man page. */
   readonly doc: string;
   /** Words or kind of words for shell completion of the argument. */
-  readonly complete?: readonly string[] | 'file' | 'format' | 'protocol';
+  readonly complete?:
+    readonly string[] | 'file' | 'format' | 'protocol' | 'create-options' | 'amend-options';
+  /** With `create-options` and `amend-options`: key of the option that names the format. */
+  readonly of?: string;
   /** Long names cannot be cut: an addition must not make another option's abbreviation unclear. */
   readonly exact?: boolean;
   /** Accepted but not shown. */

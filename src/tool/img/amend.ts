@@ -32,6 +32,8 @@ const spec = command({
       short: 'o',
       long: 'options',
       arg: 'OPTIONS',
+      complete: 'amend-options',
+      of: 'format',
       doc: "the options and their new values; '-o help -f FMT' lists them",
     },
     quiet: shared.quiet,

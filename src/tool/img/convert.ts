@@ -41,6 +41,7 @@ const spec = command({
       short: 'T',
       long: 'source-cache',
       arg: 'CACHE',
+      complete: shared.cache.complete,
       doc: 'cache mode of the images that are read; default writeback',
     },
     snapshot: {
@@ -75,6 +76,8 @@ const spec = command({
       long: 'options',
       aliases: ['target-options'],
       arg: 'OPTIONS',
+      complete: 'create-options',
+      of: 'outputFormat',
       doc: "options of the new format, as in cluster_size=2M; '-o help' lists them",
     },
     cache: {
@@ -82,6 +85,7 @@ const spec = command({
       long: 'target-cache',
       aliases: ['output-cache'],
       arg: 'CACHE',
+      complete: shared.cache.complete,
       doc: 'cache mode of the new image; default unsafe',
     },
     targetIsZero: { long: 'target-is-zero', doc: 'the existing image (-n) reads as zeroes' },

@@ -35,6 +35,8 @@ const spec = command({
       short: 'o',
       long: 'options',
       arg: 'OPTIONS',
+      complete: 'create-options',
+      of: 'format',
       doc: "options of the format, as in cluster_size=2M,compat=0.10; '-o help' lists them",
     },
     backing: {

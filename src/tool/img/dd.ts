@@ -25,6 +25,7 @@ const spec = command({
   name: 'dd',
   summary: 'copy blocks of an image to a new one',
   operands: '[bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=INPUT of=OUTPUT',
+  completeOperand: ['bs=', 'count=', 'if=', 'of=', 'skip='],
   doc:
     'bs= is the size of a block (default 512); count= copies so many blocks; skip= begins after\n' +
     'so many blocks of INPUT. if=- and of=- are standard input and output: raw images stream.',

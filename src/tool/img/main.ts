@@ -4,6 +4,8 @@ import { command, formatOptions, readArgs } from '../../options/getopt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
 import { Program, UsageError } from '../program.js';
+import type { Example } from '../reference.js';
+import { exampleLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
 import type { ImgCommand } from './options.js';
@@ -110,6 +112,19 @@ export const imgSpec = command({
   },
 });
 
+/** What people mostly want, without the program's name. */
+export const imgExamples: readonly Example[] = [
+  ['info disk.qcow2', 'see what is in it'],
+  ['convert -p -O qcow2 disk.raw disk.qcow2', 'convert an image'],
+  ['create -f qcow2 disk.qcow2 20G', 'make a new one'],
+  ['create -f qcow2 -b base.qcow2 -F qcow2 new.qcow2', '... on top of another'],
+  ['map disk.qcow2', 'see where its data is'],
+  ['check -r all disk.qcow2', 'check and repair it'],
+  ['compare a.qcow2 b.raw', 'compare two'],
+  ['resize disk.qcow2 +10G', 'make it larger'],
+  ['snapshot -c before-update disk.qcow2', 'keep its state'],
+];
+
 async function overview(name: string): Promise<string> {
   const { drivers } = await import('../../catalog/drivers.js');
   const spec: CommandSpec = imgSpec;
@@ -123,10 +138,7 @@ async function overview(name: string): Promise<string> {
     `  ${name} [OPTIONS] COMMAND [--help | ARGUMENTS]`,
     '',
     'For example:',
-    `  ${name} info disk.qcow2                              what is it?`,
-    `  ${name} convert -p -O qcow2 disk.raw disk.qcow2      convert it`,
-    `  ${name} create -f qcow2 -b disk.qcow2 -F qcow2 new.qcow2`,
-    `  ${name} check disk.qcow2                             is it sound?`,
+    ...exampleLines(imgExamples.map(([line, what]) => [`${name} ${line}`, what])),
     '',
     'Options:',
     formatOptions(spec),

@@ -30,7 +30,14 @@ const spec = command({
     help: shared.help,
     format: shared.format,
     imageOpts: shared.imageOpts,
-    options: { short: 'o', long: 'options', arg: 'OPTIONS', doc: 'options of the new format' },
+    options: {
+      short: 'o',
+      long: 'options',
+      arg: 'OPTIONS',
+      complete: 'create-options',
+      of: 'targetFormat',
+      doc: 'options of the new format',
+    },
     targetFormat: {
       short: 'O',
       long: 'target-format',

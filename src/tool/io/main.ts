@@ -4,6 +4,8 @@ import { command, formatOptions, GetoptError, readArgs } from '../../options/get
 import type { NodeOptions } from '../../block/driver.js';
 import { createGraph } from '../../index.js';
 import { ToolObjects } from '../objects.js';
+import type { Example } from '../reference.js';
+import { exampleLines } from '../reference.js';
 import { Program } from '../program.js';
 import { versionText } from '../version.js';
 import { addOptions, openInSession, setImageOption } from './commands/image.js';
@@ -16,6 +18,15 @@ import { ProcessOutput } from './output.js';
 import { runLine } from './run.js';
 import { IoSession } from './session.js';
 import { Refused } from './words.js';
+
+/** What people mostly want, without the program's name. */
+export const ioExamples: readonly Example[] = [
+  ["-c 'read -v 0 512' disk.qcow2", 'see bytes of an image'],
+  ["-c 'write -P 0x41 1M 64k' disk.qcow2", 'write a pattern'],
+  ['-r -c map disk.qcow2', 'see what is allocated'],
+  ['-f raw disk.raw', 'type commands at a prompt'],
+  ["-c 'help read'", 'learn about a command'],
+];
 
 export const ioCommand = command({
   name: 'io',
@@ -235,6 +246,8 @@ function usage(name: string): string {
   return (
     `Usage: ${name} [OPTIONS]... [-c COMMAND]... [FILE]\n` +
     'Reads, writes and checks a disk image by short commands, which come from -c or else from\n' +
-    `standard input. '${name} -c help' lists them.\n\n${formatOptions(ioCommand)}\n`
+    `standard input. '${name} -c help' lists them.\n\nFor example:\n` +
+    `${exampleLines(ioExamples.map(([line, what]) => [`${name} ${line}`, what])).join('\n')}\n\n` +
+    `Options:\n${formatOptions(ioCommand)}\n`
   );
 }

@@ -4,6 +4,15 @@ import { parseInteger } from '../../lib/sizes.js';
 import { command, readArgs } from '../../options/getopt.js';
 import { parseAioMode, parseCacheMode, parseDiscardMode } from '../io/image.js';
 import { Failure, UsageError } from '../program.js';
+import type { Example } from '../reference.js';
+
+/** What people mostly want, without the program's name. */
+export const nbdExamples: readonly Example[] = [
+  ['-r -f qcow2 disk.qcow2', 'serve an image read-only on port 10809'],
+  ['-t -e 0 -f raw -k /run/disk.sock disk.raw', 'to any number of clients, until killed'],
+  ['--fork --pid-file disk.pid disk.qcow2', 'in the background'],
+  ['--list -b server.example', 'see what a server offers'],
+];
 
 export const nbdSpec = command({
   name: 'vdisk-nbd',

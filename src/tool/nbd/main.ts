@@ -3,11 +3,12 @@ import { formatOptions } from '../../options/getopt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
 import { Failure, Program } from '../program.js';
+import { exampleLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
 import { takeListenFds } from './activation.js';
 import type { NbdArguments } from './arguments.js';
-import { nbdSpec, readNbdArguments } from './arguments.js';
+import { nbdExamples, nbdSpec, readNbdArguments } from './arguments.js';
 import { reportReady, runInBackground } from './background.js';
 
 function helpText(name: string): string {
@@ -19,10 +20,7 @@ function helpText(name: string): string {
     `  ${name} --list [OPTIONS]`,
     '',
     'For example:',
-    `  ${name} -r -f qcow2 disk.qcow2                     serve it read-only on port 10809`,
-    `  ${name} -t -e 0 -f raw -k /run/disk.sock disk.raw  to any number of clients, until killed`,
-    `  ${name} --fork --pid-file disk.pid disk.qcow2      in the background`,
-    `  ${name} --list -b server.example                   what does that server offer?`,
+    ...exampleLines(nbdExamples.map(([line, what]) => [`${name} ${line}`, what])),
     '',
     'Options:',
     formatOptions(nbdSpec),

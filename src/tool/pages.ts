@@ -1,0 +1,109 @@
+/** The man pages of all tools, from their declarations. */
+import { imgCommands, imgExamples, imgSpec } from './img/main.js';
+import { programCommands } from './io/commands/index.js';
+import { ioCommand, ioExamples } from './io/main.js';
+import { nbdExamples, nbdSpec } from './nbd/arguments.js';
+import type { ManPage } from './reference.js';
+import { vdiskCommands, vdiskExamples, vdiskSpec } from './vdisk/commands.js';
+
+const tools = ['vdisk', 'vdisk-img', 'vdisk-io', 'vdisk-nbd'];
+const others = (name: string): string[] => tools.filter((each) => each !== name);
+
+/** What each page says, by the order of their names. */
+export async function manPages(): Promise<readonly ManPage[]> {
+  const img = await Promise.all(imgCommands.map((each) => each.load()));
+  const own = await Promise.all(vdiskCommands.map((each) => each.load()));
+  return [vdiskPage(own), imgPage(img), ioPage(), nbdPage()];
+}
+
+function vdiskPage(commands: ManPage['commands']): ManPage {
+  return {
+    name: 'vdisk',
+    summary: vdiskSpec.summary,
+    synopsis: ['COMMAND [ARGUMENTS]', 'img | io | nbd [ARGUMENTS]', 'completion bash | zsh'],
+    description: [
+      'One word in front of all the tools: vdisk img, vdisk io and vdisk nbd are vdisk-img, ' +
+        'vdisk-io and vdisk-nbd, which take the words of qemu-img, qemu-io and qemu-nbd. The ' +
+        'commands below are its own.',
+      'vdisk completion prints what a shell needs to complete all these words; put ' +
+        "'source <(vdisk completion bash)' into its start file.",
+    ],
+    options: vdiskSpec,
+    ...(commands === undefined ? {} : { commands }),
+    exitStatus: [
+      ['0', 'all went well'],
+      ['1', 'an error, told in one line'],
+      ['2', 'explain: something is wrong with the image'],
+      ['130', 'Ctrl-C ended the command; the image is sound'],
+    ],
+    examples: vdiskExamples,
+    seeAlso: others('vdisk'),
+  };
+}
+
+function imgPage(commands: NonNullable<ManPage['commands']>): ManPage {
+  return {
+    name: 'vdisk-img',
+    summary: imgSpec.summary,
+    synopsis: ['[OPTIONS] COMMAND [ARGUMENTS]'],
+    description: [
+      'Takes the command lines of qemu-img 10, prints what it prints, and ends with the same ' +
+        'status. Sizes are bytes, or have a suffix k, M, G, T, P or E. Long options may be cut ' +
+        'to what is unique.',
+    ],
+    options: imgSpec,
+    commands,
+    exitStatus: [
+      ['0', 'all went well; compare: the images are the same'],
+      ['1', 'an error, told in one line; compare: the images differ'],
+      ['2', 'check: the image is damaged; compare: an image could not be opened'],
+      ['3', 'check: clusters are leaked; compare: an image could not be read'],
+      ['63', 'check: the format cannot be checked'],
+      ['130', 'Ctrl-C ended the command; images are sound'],
+    ],
+    examples: imgExamples.map(([line, what]) => [`vdisk-img ${line}`, what]),
+    seeAlso: others('vdisk-img'),
+  };
+}
+
+function ioPage(): ManPage {
+  return {
+    name: 'vdisk-io',
+    summary: ioCommand.summary,
+    synopsis: ['[OPTIONS] [-c COMMAND]... [FILE]'],
+    description: [
+      'Opens FILE and carries out commands: those of -c, or else lines of standard input, with a ' +
+        'prompt, line editing and history on a terminal. It takes the words of qemu-io 10.',
+    ],
+    options: ioCommand,
+    words: programCommands.map(({ name, args, summary }) => [
+      args === undefined || args === '' ? name : `${name} ${args}`,
+      summary,
+    ]),
+    exitStatus: [
+      ['0', 'all commands went well'],
+      ['1', 'a command failed, or FILE could not be opened'],
+    ],
+    examples: ioExamples.map(([line, what]) => [`vdisk-io ${line}`, what]),
+    seeAlso: others('vdisk-io'),
+  };
+}
+
+function nbdPage(): ManPage {
+  return {
+    name: 'vdisk-nbd',
+    summary: nbdSpec.summary,
+    synopsis: ['[OPTIONS] FILE', '--list [OPTIONS]', '--disconnect DEVICE'],
+    description: [
+      'Serves an image to clients of the network block device protocol until the last one has ' +
+        'left, or with --list shows what a server offers. It takes the words of qemu-nbd 10.',
+    ],
+    options: nbdSpec,
+    exitStatus: [
+      ['0', 'it has served'],
+      ['1', 'an error, told in one line'],
+    ],
+    examples: nbdExamples.map(([line, what]) => [`vdisk-nbd ${line}`, what]),
+    seeAlso: others('vdisk-nbd'),
+  };
+}
