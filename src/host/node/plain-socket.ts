@@ -67,7 +67,9 @@ export class Outlet {
   /** Undefined where there is no native addon. */
   static tryOf(socket: Socket): Outlet | undefined {
     const engine = tryNativeEngine();
-    return engine === undefined ? undefined : new Outlet(engine, socket);
+    // An addon that was built from older sources is of no use here.
+    if (engine === undefined || !('watchSocket' in engine.binding)) return undefined;
+    return new Outlet(engine, socket);
   }
 
   /** Counts a write that waits for the peer (1), or one that ended (-1). */

@@ -6,12 +6,17 @@ import { connect as tlsConnect, createSecureContext, TLSSocket as TlsSocket } fr
 import { HostError } from '../file.js';
 import type { TlsCredentials, TlsOptions } from '../socket.js';
 
-/** Cipher suites that OpenSSL offers for pre-shared keys, those with forward secrecy first. */
-const PSK_CIPHERS = 'ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:PSK';
+/**
+ * Cipher suites that OpenSSL offers for pre-shared keys: those with forward secrecy first, and of
+ * them the one that processors have instructions for (GnuTLS' ChaCha20 is ten times slower).
+ */
+const PSK_CIPHERS = 'DHE-PSK-AES256-GCM-SHA384:ECDHE-PSK-CHACHA20-POLY1305:PSK';
 
 function buffer(bytes: Uint8Array | undefined): Buffer | undefined {
   return bytes === undefined ? undefined : Buffer.from(bytes);
 }
+
+const pskSettings = { ciphers: PSK_CIPHERS, dhparam: 'auto', maxVersion: 'TLSv1.2' } as const;
 
 function contextOf(c: TlsCredentials): ReturnType<typeof createSecureContext> {
   const { x509 } = c;
@@ -22,8 +27,9 @@ function contextOf(c: TlsCredentials): ReturnType<typeof createSecureContext> {
     ...(x509?.key === undefined ? {} : { key: buffer(x509.key) }),
     ...(x509?.passphrase === undefined ? {} : { passphrase: x509.passphrase }),
     // Node's callbacks for pre-shared keys are those of TLS 1.2.
-    ...(c.psk === undefined ? {} : { ciphers: PSK_CIPHERS, maxVersion: 'TLSv1.2' as const }),
+    ...(c.psk === undefined ? {} : pskSettings),
     minVersion: 'TLSv1.2',
+    honorCipherOrder: true,
   });
 }
 
