@@ -31,7 +31,7 @@ export async function downgrade(image: Qcow2Image, context: AmendContext): Promi
   await image.exclusive(async () => {
     const { writeback, header } = image;
     const tables = await l2Tables(image);
-    if (image.has(Incompat.compression) && (await hasCompressed(image, tables))) {
+    if (image.has(Incompat.compression) && (await hasCompressed(image, tables.tables))) {
       refuse(
         'Cannot downgrade an image with zstd compression type and existing compressed clusters',
       );
@@ -83,15 +83,24 @@ function refuse(message: string): never {
 interface FoundTable {
   readonly offset: number;
   readonly isActive: boolean;
+  /** Entries of L1 tables before the first that names it. */
+  readonly entry: number;
+}
+
+interface FoundTables {
+  readonly tables: readonly FoundTable[];
+  /** Entries of all L1 tables. */
+  readonly entries: number;
 }
 
 /** The L2 tables of the active state and of all snapshots, each once. Throws EIO, EINVAL, EFBIG. */
-async function l2Tables(image: Qcow2Image): Promise<FoundTable[]> {
+async function l2Tables(image: Qcow2Image): Promise<FoundTables> {
+  let entries = 0;
   const out = new Map<number, FoundTable>();
   const add = (view: DataView, isActive: boolean): void => {
-    for (let at = 0; at < view.byteLength; at += 8) {
+    for (let at = 0; at < view.byteLength; at += 8, entries++) {
       const offset = entryOffset(view.getUint32(at), view.getUint32(at + 4));
-      if (offset !== 0 && !out.has(offset)) out.set(offset, { offset, isActive });
+      if (offset !== 0 && !out.has(offset)) out.set(offset, { offset, isActive, entry: entries });
     }
   };
   add(viewOf(image.l1.bytes), true);
@@ -102,7 +111,7 @@ async function l2Tables(image: Qcow2Image): Promise<FoundTable[]> {
   } catch (e) {
     throw toldWithErrno('Failed to turn zero into data clusters', e);
   }
-  return [...out.values()];
+  return { tables: [...out.values()], entries };
 }
 
 /** Whether some entry names compressed data, which version 2 would take for deflated. */
@@ -126,15 +135,16 @@ async function hasCompressed(image: Qcow2Image, tables: readonly FoundTable[]): 
 /** AD1, for the active L1 table and those of all snapshots. */
 async function expandZeroes(
   image: Qcow2Image,
-  tables: readonly FoundTable[],
+  { tables, entries }: FoundTables,
   context: AmendContext,
 ): Promise<void> {
+  // Progress counts entries of L1 tables, as QEMU's does.
   let done = 0;
-  for (const { offset, isActive } of tables) {
-    context.onProgress?.(done++, tables.length);
+  for (const { offset, isActive, entry } of tables) {
+    while (done <= entry) context.onProgress?.(done++, entries);
     await expandTable(image, offset, isActive);
   }
-  context.onProgress?.(done, tables.length);
+  while (done <= entries) context.onProgress?.(done++, entries);
 }
 
 function viewOf(bytes: Uint8Array): DataView {
