@@ -35,6 +35,10 @@ export async function takeOverDifferences(image: Backend, options: RebaseOptions
 interface Piece {
   readonly offset: number;
   readonly bytes: number;
+  /** Bytes of it that no piece or skip before it counted. */
+  readonly counts: number;
+  /** Whole clusters that the image holds nothing of: they may be written compressed. */
+  readonly whole: boolean;
 }
 
 class Rebase {
@@ -42,8 +46,11 @@ class Rebase {
   readonly #options: RebaseOptions;
   readonly #meter: ProgressMeter;
   readonly #old: BlockNode | undefined;
-  /** Differences are written in multiples of it. */
+  /** Differences are written in multiples of it; compressed ones in multiples of `#cluster`. */
   #unit = SECTOR;
+  #cluster = SECTOR;
+  /** The writes of the pieces before: pieces are read side by side, but written in order. */
+  #written: Promise<void> = Promise.resolve();
   #failure: unknown;
   #failed = false;
 
@@ -71,8 +78,8 @@ class Rebase {
 
   async #chooseUnit(): Promise<void> {
     const info = await skipFilters(this.#image.node).instance.info?.();
-    const cluster = info?.clusterSize ?? SECTOR;
-    this.#unit = this.#options.compress ? cluster : (info?.subclusterSize ?? cluster);
+    this.#cluster = info?.clusterSize ?? SECTOR;
+    this.#unit = info?.subclusterSize ?? this.#cluster;
   }
 
   /** Runs `work` over all pieces, some at once; ends when nothing is in flight. */
@@ -107,14 +114,39 @@ class Rebase {
         at += bytes;
         continue;
       }
-      const run = await this.#runBelow(top, at, end);
-      for (let from = at; from < at + run;) {
-        const length = Math.min(PIECE - (from % PIECE), at + run - from);
-        yield { offset: from, bytes: length };
-        from += length;
+      const runEnd = at + (await this.#runBelow(top, at, end));
+      while (at < runEnd) {
+        const piece = await this.#piece(top, at, runEnd, end);
+        yield piece;
+        at = piece.offset + piece.bytes;
       }
-      at += run;
     }
+  }
+
+  /** The next piece of a run; to be compressed, it is widened to clusters where that is right. */
+  async #piece(top: BlockNode, at: number, runEnd: number, end: number): Promise<Piece> {
+    const length = Math.min(PIECE - (at % PIECE), runEnd - at);
+    if (!this.#options.compress) return { offset: at, bytes: length, counts: length, whole: false };
+    const from = at - (at % this.#cluster);
+    const to = Math.min(end, Math.ceil((at + length) / this.#cluster) * this.#cluster);
+    if (await this.#isAbsent(top, from, to)) {
+      return { offset: from, bytes: to - from, counts: to - at, whole: true };
+    }
+    // Some cluster holds something already: it stays as it is, its gaps are filled plainly.
+    const next = Math.min(at + length, from + this.#cluster);
+    const absent = next - from < this.#cluster ? false : await this.#isAbsent(top, from, next);
+    if (absent) return { offset: from, bytes: next - from, counts: next - at, whole: true };
+    return { offset: at, bytes: next - at, counts: next - at, whole: false };
+  }
+
+  /** Whether the image itself holds nothing in [from, to). */
+  async #isAbsent(top: BlockNode, from: number, to: number): Promise<boolean> {
+    for (let at = from; at < to;) {
+      const own = await this.#status(() => nodeStatus(top, at, to - at, false));
+      if (own.allocated) return false;
+      at += Math.max(own.bytes, 1);
+    }
+    return true;
   }
 
   /** How many bytes from `at` on need nothing done; 0: something may. */
@@ -155,6 +187,26 @@ class Rebase {
     old: Backend | undefined,
     fresh: Backend | undefined,
   ): Promise<void> {
+    const turn = this.#written;
+    let done = (): void => undefined;
+    this.#written = new Promise((resolve) => {
+      done = resolve;
+    });
+    try {
+      await this.#compareAndWrite(piece, turn, old, fresh);
+    } finally {
+      done();
+    }
+    this.#meter.advance(piece.counts);
+  }
+
+  /** Writes where the two differ, after `turn`. */
+  async #compareAndWrite(
+    piece: Piece,
+    turn: Promise<void>,
+    old: Backend | undefined,
+    fresh: Backend | undefined,
+  ): Promise<void> {
     const { hot } = this.#image.graph.host;
     const { offset, bytes } = piece;
     const before = new Uint8Array(bytes);
@@ -162,10 +214,9 @@ class Rebase {
     await readPart(old, offset, before, 'error while reading from old backing file');
     await readPart(fresh, offset, after, 'error while reading from new backing file');
     const beyond = old === undefined || offset >= old.size;
-    if (hot.equal?.(before, after) !== true) {
-      await this.#writeDifferences(piece, before, after, beyond);
-    }
-    this.#meter.advance(bytes);
+    const differs = hot.equal?.(before, after) !== true;
+    await turn;
+    if (differs && !this.#failed) await this.#writeDifferences(piece, before, after, beyond);
   }
 
   async #writeDifferences(
@@ -174,12 +225,12 @@ class Rebase {
     after: Uint8Array,
     isZero: boolean,
   ): Promise<void> {
-    const unit = this.#unit;
-    const { offset, bytes } = piece;
+    const { offset, bytes, whole } = piece;
+    const unit = whole ? this.#cluster : this.#unit;
     const skew = offset % unit;
     let from = -1;
     const flush = async (to: number): Promise<void> => {
-      if (from >= 0) await this.#write(offset + from, before.subarray(from, to), isZero);
+      if (from >= 0) await this.#write(offset + from, before.subarray(from, to), isZero, whole);
       from = -1;
     };
     for (let at = 0, next = unit - skew; at < bytes; at = next, next += unit) {
@@ -190,21 +241,19 @@ class Rebase {
     await flush(bytes);
   }
 
-  async #write(offset: number, data: Uint8Array, isZero: boolean): Promise<void> {
+  async #write(
+    offset: number,
+    data: Uint8Array,
+    isZero: boolean,
+    compress: boolean,
+  ): Promise<void> {
     try {
       if (isZero) await this.#image.writeZeroes(offset, data.byteLength);
-      else if (!this.#options.compress) await this.#image.write(offset, Iov.of(data));
-      else await this.#writeCompressed(offset, data);
+      else if (!compress) await this.#image.write(offset, Iov.of(data));
+      else await this.#image.write(offset, Iov.of(data), Req.compressed);
     } catch (e) {
       const text = `Error while writing to COW image: ${errorText(e)}`;
       throw new BlockError(errorCode(e), text, { cause: e });
-    }
-  }
-
-  async #writeCompressed(offset: number, data: Uint8Array): Promise<void> {
-    for (let at = 0; at < data.byteLength; at += this.#unit) {
-      const cluster = data.subarray(at, Math.min(at + this.#unit, data.byteLength));
-      await this.#image.write(offset + at, Iov.of(cluster), Req.compressed);
     }
   }
 }

@@ -97,6 +97,12 @@ export function subclusterKind(entry: L2Entry, sc: number, dataFile: boolean): K
   return zero ? Kind.zero : Kind.unallocated;
 }
 
+/** Whether an extended entry says two things of a subcluster, or stores one nowhere. */
+export function isContradiction(entry: L2Entry, dataFile: boolean): boolean {
+  if (entry.allocated === 0 || isCompressed(entry)) return false;
+  return (entry.allocated & entry.zeroes) !== 0 || !hasHostCluster(entry, dataFile);
+}
+
 /** A standard entry for a host cluster that is used once. */
 export function dataEntry(host: number, allocated = 0, zeroes = 0): L2Entry {
   return {

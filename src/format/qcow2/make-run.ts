@@ -1,16 +1,18 @@
 /** Beginning a run: which clusters, where in the file, and what their unwritten parts hold. */
+import type { MetaTable } from './cache.js';
 import type { L2Entry } from './entry.js';
 import {
   clusterKind,
   entryOffset,
   hasHostCluster,
   isCompressed,
+  isContradiction,
   isCopied,
   Kind,
   readEntry,
 } from './entry.js';
 import type { Qcow2Image } from './image.js';
-import { hex, NO_HOST } from './mapping.js';
+import { hex, invalidEntry, NO_HOST } from './mapping.js';
 import { Run, Source } from './run.js';
 import { tryWritableSlice, useWritableSlice } from './tables.js';
 import type { GuestOffset, HostOffset } from './units.js';
@@ -40,7 +42,7 @@ export async function makeRun(
   const first = Math.floor(guest / g.clusterSize);
   const found = await useWritableSlice(image, guest, (table, index): Found | string => {
     const most = Math.min(Math.ceil(wantEnd / g.clusterSize) - first, mapping.sliceEntries - index);
-    return findAlike(image, table.view, index, first, most);
+    return findAlike(image, table, index, first, most);
   });
   if (typeof found === 'string') throw await image.corrupt(true, found);
   const { entry, plan } = found;
@@ -81,18 +83,22 @@ interface Found {
 /** Looks at up to `most` entries from `index` on; a text says what is wrong with the first. */
 function findAlike(
   image: Qcow2Image,
-  view: DataView,
+  table: MetaTable,
   index: number,
   first: number,
   most: number,
 ): Found | string {
   const { g, writes } = image;
+  const { view } = table;
   const entry = readEntry(g, view, index);
+  if (isContradiction(entry, image.hasDataFile)) return invalidEntry(table.offset, index);
   const plan = tryPlan(image, entry, first);
   if (typeof plan === 'string') return plan;
   let count = 1;
   while (!plan.single && count < most && writes.runs.at(first + count) === undefined) {
-    const next = tryPlan(image, readEntry(g, view, index + count), first + count);
+    const following = readEntry(g, view, index + count);
+    if (isContradiction(following, image.hasDataFile)) break;
+    const next = tryPlan(image, following, first + count);
     if (typeof next === 'string' || !alike(plan, next, count * g.clusterSize)) break;
     count++;
   }
@@ -183,7 +189,7 @@ export function tryMakeRun(
   const { table, index } = slice;
   const first = Math.floor(guest / g.clusterSize);
   const most = Math.min(Math.ceil(wantEnd / g.clusterSize) - first, mapping.sliceEntries - index);
-  const found = findAlike(image, table.view, index, first, most);
+  const found = findAlike(image, table, index, first, most);
   if (typeof found === 'string') return undefined;
   const { plan, entry, count } = found;
   if (plan.single || plan.reuse !== NO_HOST) return undefined;

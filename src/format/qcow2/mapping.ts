@@ -61,6 +61,11 @@ export function hex(value: number): string {
   return value === 0 ? '0' : '0x' + value.toString(16);
 }
 
+/** What is told of an extended entry whose bits contradict each other. */
+export function invalidEntry(sliceOffset: HostOffset, index: number): string {
+  return 'Invalid cluster entry found' + entryPlace(sliceOffset, index);
+}
+
 function entryPlace(sliceOffset: HostOffset, index: number): string {
   return ` (L2 offset: ${hex(sliceOffset)}, L2 index: ${hex(index)})`;
 }
@@ -296,7 +301,7 @@ export class Mapping {
     const kind = subclusterKind(entry, sc, hasDataFile);
     if (kind === Kind.compressed) return this.#compressed(entry, inCluster, bytes);
     if (kind === Kind.invalid) {
-      const message = 'Invalid cluster entry found ' + entryPlace(sliceOffset, index);
+      const message = invalidEntry(sliceOffset, index);
       return { kind, bytes: 1, message };
     }
     const host = hasHostCluster(entry, hasDataFile) ? entryOffset(entry.hi, entry.lo) : NO_HOST;
