@@ -301,7 +301,8 @@ export class Mapping {
     const kind = subclusterKind(entry, sc, hasDataFile);
     if (kind === Kind.compressed) return this.#compressed(entry, inCluster, bytes);
     if (kind === Kind.invalid) {
-      const message = invalidEntry(sliceOffset, index);
+      // Two blanks, as QEMU prints them when it reads.
+      const message = invalidEntry(sliceOffset, index).replace(' (', '  (');
       return { kind, bytes: 1, message };
     }
     const host = hasHostCluster(entry, hasDataFile) ? entryOffset(entry.hi, entry.lo) : NO_HOST;
