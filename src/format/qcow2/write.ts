@@ -245,7 +245,10 @@ export class WriteEngine {
           continue;
         }
         const found = mapping.tryLookup(at, to - at) ?? (await mapping.lookup(at, to - at));
-        if (found.kind === Kind.invalid) throw await this.#image.corrupt(true, found.message.replace('  (', ' ('));
+        if (found.kind === Kind.invalid) {
+          // What is told of a read has one blank more.
+          throw await this.#image.corrupt(true, found.message.replace('  (', ' ('));
+        }
         if (found.kind === Kind.data && found.copied) {
           const end = Math.min(at + found.bytes, this.#nextRun(at, to));
           await overlap.checkData(found.host, end - at);

@@ -1,5 +1,6 @@
 // Goal: the progress of `amend -o compat=0.10` counts entries of L1 tables, those of snapshots and
-// empty ones too, as QEMU's does. Method: an image whose L1 table has 8 entries, half of them empty.
+// empty ones too, as QEMU's does. Method: an image whose L1 table has 8 entries, half of them
+// empty.
 import { expect, it } from 'vitest';
 import { seededRandom } from '../../support/index.js';
 import { Iov, makeImage, openImage } from './support.js';
