@@ -9,7 +9,11 @@ export const genericOptions = t.struct('BlockdevOptions', {
   driver: t.optional(t.str({ doc: 'driver of the node; a format is probed when absent' })),
   'node-name': t.optional(t.str({ doc: 'name of the node in the graph' })),
   discard: t.optional(
-    t.enumOf('ignore', 'unmap', { doc: 'whether discards reach the storage', reopen: true }),
+    t.enumOf('ignore', 'unmap', {
+      doc: 'whether discards reach the storage',
+      reopen: true,
+      invalid: () => 'Invalid discard option',
+    }),
   ),
   cache: t.optional(
     t.struct('BlockdevCacheOptions', {
@@ -56,7 +60,7 @@ export function splitGeneric(options: NodeOptions): { generic: GenericOptions; o
     if (genericNames.has(key)) mine[key] = value;
     else own[key] = value;
   }
-  return { generic: parseValue(genericOptions, mine, { from: 'keyval' }), own };
+  return { generic: parseValue(genericOptions, mine, { from: 'opts' }), own };
 }
 
 /**

@@ -204,7 +204,7 @@ export const blklogwritesDriver: Driver = {
   async open(context) {
     const own = { ...context.options };
     for (const key of ['file', 'log']) Reflect.deleteProperty(own, key);
-    const options = parseValue(blklogwritesOptions, own, { from: 'keyval' });
+    const options = parseValue(blklogwritesOptions, own, { from: 'opts' });
     checkOptions(options);
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });
     const child = await context.openChild('log', { role: Role.metadata });

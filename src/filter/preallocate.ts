@@ -38,7 +38,7 @@ export const preallocateOptions = t.struct('BlockdevOptionsPreallocate', {
 type Options = Infer<typeof preallocateOptions>;
 
 function parseOptions(options: Record<string, unknown>): Options {
-  const parsed = parseValue(preallocateOptions, options, { from: 'keyval' });
+  const parsed = parseValue(preallocateOptions, options, { from: 'opts' });
   if (parsed['prealloc-align'] % SECTOR !== 0) {
     throw new BlockError(
       'EINVAL',

@@ -66,7 +66,7 @@ function listOf(children: unknown): NodeOptions {
 function parseOptions(own: NodeOptions, children: number): QuorumOptions {
   const given = { ...own };
   Reflect.deleteProperty(given, 'children');
-  const options = parseValue(quorumOptions, given, { from: 'keyval' });
+  const options = parseValue(quorumOptions, given, { from: 'opts' });
   const threshold = options['vote-threshold'];
   if (threshold < 1) throw invalid("Parameter 'vote-threshold' expects a value >= 1");
   if (threshold > children) throw invalid('threshold may not exceed children count');

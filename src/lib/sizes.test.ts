@@ -63,7 +63,7 @@ describe('parseSize', () => {
     expect(parseSize(text)).toEqual({ status: 'invalid' });
   });
 
-  it.each(['-1', '-0', '16E', '18446744073709551616', '0x10000000000000000', ' -0x1'])(
+  it.each(['-.5', '-1', '-0', '16E', '18446744073709551616', '0x10000000000000000', ' -0x1'])(
     '%j is out of range',
     (text) => {
       expect(parseSize(text)).toEqual({ status: 'range' });

@@ -48,7 +48,7 @@ export interface SizeScan {
 }
 
 const BLANKS = /^[ \t\n\v\f\r]*/;
-const NEGATIVE = /^[ \t\n\v\f\r]*-(?:0[xX][0-9a-fA-F]+|\d+)/;
+const NEGATIVE = /^[ \t\n\v\f\r]*-(?:0[xX][0-9a-fA-F]+|\d+|\.\d+)/;
 const HEX = /^\+?0[xX]([0-9a-fA-F]+)/;
 const DECIMAL = /^\+?(\d*)(\.\d*)?/;
 

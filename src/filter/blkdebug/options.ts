@@ -190,5 +190,5 @@ export function scalarOptions(options: NodeOptions): BlkdebugOptions {
   const own: NodeOptions = { ...options };
   for (const key of listOptionNames) Reflect.deleteProperty(own, key);
   Reflect.deleteProperty(own, 'image');
-  return parseValue(blkdebugOptions, own, { from: 'keyval' });
+  return parseValue(blkdebugOptions, own, { from: 'opts' });
 }

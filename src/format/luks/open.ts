@@ -48,7 +48,7 @@ export async function openLuksNode(context: OpenContext): Promise<DriverInstance
   const file = await context.openChild('file', { role: Role.image });
   const header = await context.tryOpenChild('header', { role: Role.metadata });
   const own = { 'key-secret': context.options['key-secret'] };
-  const options = parseValue(luksOptions, own, { from: 'keyval' });
+  const options = parseValue(luksOptions, own, { from: 'opts' });
   const storage = childStorage(header ?? file);
   const id = options['key-secret'];
   if (id === undefined || context.flags.noIo) {

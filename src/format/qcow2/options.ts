@@ -167,7 +167,7 @@ export function parseSettings(
   g: Geometry,
   facts: OptionFacts,
 ): Qcow2Settings {
-  const o = parseValue(qcow2Options, withOneTemplate(options), { from: 'keyval' });
+  const o = parseValue(qcow2Options, withOneTemplate(options), { from: 'opts' });
   const caches = cacheSizes(o, g, facts.size);
   const cleanInterval = o['cache-clean-interval'] ?? DEFAULT_CLEAN_INTERVAL;
   if (cleanInterval < 0 || cleanInterval > 0xffff_ffff) {

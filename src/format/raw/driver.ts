@@ -174,7 +174,7 @@ class RawInstance implements DriverInstance {
   }
 
   async reopenPrepare(request: ReopenRequest): Promise<ReopenStep> {
-    const options = parseValue(rawOptions, request.options, { from: 'keyval' });
+    const options = parseValue(rawOptions, request.options, { from: 'opts' });
     const window = windowOf(options, this.#file.size);
     return {
       commit: () => {
@@ -199,7 +199,7 @@ function pastEnd(): BlockError {
 }
 
 async function open(context: OpenContext): Promise<DriverInstance> {
-  const options = parseValue(rawOptions, context.options, { from: 'keyval' });
+  const options = parseValue(rawOptions, context.options, { from: 'opts' });
   // The whole file, as it is: what users of the image share, users of the file share.
   const isWindow = options.offset !== undefined || options.size !== undefined;
   const role = (isWindow ? Role.data : Role.filtered) | Role.primary;

@@ -107,7 +107,7 @@ function readOptions(name: Name, context: OpenContext): FileOptions {
   if (filename === undefined || filename === '') {
     throw new BlockError('EINVAL', `The '${name}' block driver requires a file name`);
   }
-  const options = parseValue(fileOptions, context.options, { from: 'keyval' });
+  const options = parseValue(fileOptions, context.options, { from: 'opts' });
   const manager = options['pr-manager'];
   if (manager !== undefined) {
     throw new BlockError('ENOTSUP', `pr-manager '${manager}': vdisk has no reservation helpers`);

@@ -123,7 +123,7 @@ function driver(name: Name): Driver {
       throw new BlockError('EINVAL', `The only allowed filename for this driver is '${name}://'`);
     },
     async open(context) {
-      const options = parseValue(nullOptions, context.options, { from: 'keyval' });
+      const options = parseValue(nullOptions, context.options, { from: 'opts' });
       return new NullInstance(name, context, options);
     },
   };
