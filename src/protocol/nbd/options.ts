@@ -164,7 +164,7 @@ function parseOld(filename: string): NodeOptions {
   if (spec === '') return out;
   if (spec.startsWith('unix:')) return { ...out, server: { type: 'unix', path: spec.slice(5) } };
   const m = /^(?:\[([^\]]*)\]|([^:]*)):([^:]*)$/.exec(spec);
-  if (m === null) fail(`Invalid NBD address '${spec}'`);
+  if (m === null) fail(`error parsing address '${spec}'`);
   return { ...out, server: { type: 'inet', host: m[1] ?? m[2] ?? '', port: m[3] ?? '' } };
 }
 
