@@ -139,6 +139,8 @@ export interface FileStat {
   readonly size: number;
   /** Identifies the file on this host, whatever its name. */
   readonly identity: string;
+  /** Differs after its content was written; absent where that is not known. */
+  readonly modified?: string;
 }
 
 /** The files of a host. Paths are the host's; relative ones start at its working directory. */

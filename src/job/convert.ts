@@ -8,16 +8,18 @@
  */
 import type { Backend } from '../block/backend.js';
 import { createImage, prepareCreate } from '../block/create.js';
-import type { NodeOptions, OpenFlags } from '../block/driver.js';
-import { BlockError, prepend } from '../block/errors.js';
+import type { CheckResult, NodeOptions, OpenFlags } from '../block/driver.js';
+import { BlockError, isNotSupported, prepend } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
 import { defaultFlags } from '../block/node-options.js';
 import type { BlockNode } from '../block/node.js';
 import { skipFilters } from '../block/status.js';
 import type { CacheMode } from '../block/types.js';
 import { Req } from '../block/types.js';
+import type { HostFiles } from '../host/file.js';
 import { Iov } from '../lib/iov.js';
 import type { CreateValues } from '../options/create-options.js';
+import { clearTail, ConvertJournal, knownFiles, mismatch } from './convert-journal.js';
 import { copyBitmaps, persistentBitmaps } from './copy-bitmaps.js';
 import { SECTOR } from './copy-plan.js';
 import { Copy } from './copy.js';
@@ -37,6 +39,8 @@ export interface ConvertTarget {
   readonly values?: CreateValues;
   readonly backingFile?: string | undefined;
   readonly backingFormat?: string | undefined;
+  /** The new image's size becomes a multiple of it, in bytes; what is added reads as zeroes. */
+  readonly sizeUnit?: number;
   /** The image exists: write into it. Its length must be that of the sources at least. */
   readonly exists?: boolean;
   /** With `exists`: it reads as zeroes now. */
@@ -72,6 +76,15 @@ export interface ConvertOptions extends OperationOptions {
   /** Persistent bitmaps of the source: leave out, copy, or copy those that are consistent. */
   readonly bitmaps?: 'none' | 'all' | 'consistent';
   readonly onWarning?: (message: string) => void;
+  /**
+   * Keep a journal at this path, and go on where an earlier conversion stopped if it is there. The
+   * target's cache must not be `unsafe`. See convert-journal.ts.
+   */
+  readonly journal?: string | undefined;
+  /** With `journal`: bytes between two records; default: by bytes and time. */
+  readonly checkpointBytes?: number | undefined;
+  /** With `journal`: what else must be the same for going on (a snapshot that is read). */
+  readonly resumeFacts?: string | undefined;
 }
 
 /** `-t unsafe`. */
@@ -93,6 +106,11 @@ export async function convert(options: ConvertOptions): Promise<void> {
     throw new BlockError('EINVAL', 'Copying bitmaps only possible with single source');
   }
   if (bitmaps !== 'none') persistentBitmaps(options.sources[0]!, bitmaps === 'all');
+  if (options.journal !== undefined) {
+    await convertWithJournal(options, options.journal, meter);
+    meter.finish();
+    return;
+  }
   const made = target.exists === true ? existing(options) : await makeTarget(options);
   const backend = await openTarget(options, made.openOptions);
   try {
@@ -105,6 +123,116 @@ export async function convert(options: ConvertOptions): Promise<void> {
     await backend.close();
   }
   meter.finish();
+}
+
+/** As `convert`, with a journal. */
+async function convertWithJournal(
+  options: ConvertOptions,
+  path: string,
+  meter: ProgressMeter,
+): Promise<void> {
+  checkResumable(options);
+  const { graph, target, sources } = options;
+  const { files } = graph.host;
+  if (files === undefined) throw new BlockError('ENOTSUP');
+  const known = await knownFiles(files, sources);
+  const asked = resumableOptions(options);
+  const identity = async (): Promise<string> => (await files.stat(target.filename ?? '')).identity;
+  let journal = await ConvertJournal.tryOpen(files, path);
+  try {
+    if (journal !== undefined) {
+      const file = await identity().catch(() => '');
+      const why = mismatch(journal.binding, { sources: known, target: file, options: asked });
+      if (why !== undefined) {
+        throw new BlockError('EINVAL', `Cannot resume the conversion: ${why}`, {
+          hint: `Remove '${path}' to begin anew`,
+        });
+      }
+    }
+    const made = await makeTarget(options, journal === undefined);
+    if (journal === undefined) await makeDurable(files, target.filename ?? '');
+    const backend = await openTarget(options, made.openOptions);
+    try {
+      if (journal === undefined) {
+        const binding = { sources: known, target: await identity(), options: asked };
+        journal = await ConvertJournal.create(files, path, binding);
+      } else {
+        await prepareToResume(options, backend, made.hasBacking, journal.done);
+      }
+      await convertInto(options, backend, made.hasBacking, meter, journal);
+      await backend.flush();
+    } finally {
+      await backend.close();
+    }
+  } catch (e) {
+    await journal?.close();
+    throw e;
+  }
+  await journal.remove();
+}
+
+/** A new image is not flushed by who made it, and its node knows of no writes. */
+async function makeDurable(files: HostFiles, path: string): Promise<void> {
+  const file = await files.open(path, { writable: true, direct: false, engine: 'auto' });
+  try {
+    await file.flush();
+  } finally {
+    await file.close();
+  }
+}
+
+/** What an interrupted run left behind: leaked clusters, and data that was not flushed (RJ4). */
+async function prepareToResume(
+  options: ConvertOptions,
+  target: Backend,
+  hasBacking: boolean,
+  done: number,
+): Promise<void> {
+  const how = { fixLeaks: true, fixErrors: false, report: () => undefined };
+  let found: CheckResult | undefined;
+  try {
+    found = await skipFilters(target.node).instance.check?.(how);
+  } catch (e) {
+    // A format without a check has no leaks.
+    if (!isNotSupported(e)) throw e;
+  }
+  if ((found?.corruptions ?? 0) + (found?.checkErrors ?? 0) > 0) {
+    throw new BlockError('EIO', 'Cannot resume the conversion: the target is damaged');
+  }
+  if (!(await readsAsZero(options, target, hasBacking))) return;
+  const texts = (options.target.optionTexts ?? []).join(',');
+  await clearTail(target, done, !texts.includes('preallocation'));
+}
+
+function checkResumable({ target, ...options }: ConvertOptions): void {
+  const texts = (target.optionTexts ?? []).join(',');
+  const useless: [boolean, string][] = [
+    [texts.includes('data_file'), 'to an external data file'],
+    [options.stream !== undefined, 'from a stream'],
+    [target.exists === true, 'into an image that exists'],
+    [(options.bitmaps ?? 'none') !== 'none', 'with bitmaps'],
+    [options.salvage === true, 'in salvaging mode'],
+    [
+      options.compress === true && target.backingFile !== undefined,
+      'compressed over a backing file',
+    ],
+    [(target.cache ?? unsafeCache).noFlush, 'with the cache mode unsafe'],
+  ];
+  const [, how] = useless.find(([is]) => is) ?? [];
+  if (how !== undefined) {
+    throw new BlockError('EINVAL', `A conversion ${how} cannot be resumed`);
+  }
+}
+
+/** What must be the same when a conversion goes on, as text. */
+function resumableOptions({ target, sources, ...options }: ConvertOptions): string {
+  const { format, optionTexts, values, backingFile, backingFormat } = target;
+  const { compress, minSparse, resumeFacts } = options;
+  const shapes = sources.map(({ node, size }) => [node.driver.name, size]);
+  return JSON.stringify([
+    [format, optionTexts, values, backingFile, backingFormat, compress, minSparse],
+    [shapes, resumeFacts],
+  ]);
 }
 
 /** How to open the target, and whether it has a backing file. */
@@ -127,12 +255,17 @@ function existing(options: ConvertOptions): Made {
   return { openOptions: { ...driver, ...target.options }, hasBacking };
 }
 
-/** Creates the target. */
-async function makeTarget(options: ConvertOptions): Promise<Made> {
+/** Creates the target, unless it is there already. */
+async function makeTarget(options: ConvertOptions, create = true): Promise<Made> {
   const { graph, target, sources } = options;
   const { filename = '', format = 'raw' } = target;
   let size = 0;
   for (const source of sources) size += Math.ceil(source.size / SECTOR) * SECTOR;
+  const { sizeUnit = 1 } = target;
+  if (sizeUnit > 1 && options.stream !== undefined) {
+    throw new BlockError('EINVAL', 'The size of a stream cannot be rounded: it is not known');
+  }
+  size = Math.ceil(size / sizeUnit) * sizeUnit;
   const prepared = await prepareCreate(graph, {
     filename,
     format,
@@ -156,7 +289,7 @@ async function makeTarget(options: ConvertOptions): Promise<Made> {
     throw new BlockError('ENOTSUP', `Format driver '${driver.name}' does not support bitmaps`);
   }
   try {
-    await createImage(graph, prepared);
+    if (create) await createImage(graph, prepared);
   } catch (e) {
     throw prepend(`${filename}: error while converting ${format}: `, e);
   }
@@ -222,6 +355,7 @@ async function convertInto(
   target: Backend,
   hasBacking: boolean,
   meter: ProgressMeter,
+  journal?: ConvertJournal,
 ): Promise<void> {
   const { graph, compress = false } = options;
   const minSparse = options.minSparse ?? DEFAULT_SPARSE;
@@ -236,7 +370,8 @@ async function convertInto(
     compressCluster: cluster,
   };
   if (options.stream === undefined) {
-    await copyImages(options, store, hasBacking, meter);
+    await copyImages(options, store, hasBacking, meter, journal);
+    await zeroAdded(options, store);
   } else {
     const { stream } = options;
     await copyStream({ ...store, stream, fixed: options.target.exists === true, meter });
@@ -245,11 +380,21 @@ async function convertInto(
   if (cluster !== undefined) await target.write(0, Iov.of(new Uint8Array(0)), Req.compressed);
 }
 
+/** What rounding added reads as zeroes. */
+async function zeroAdded(options: ConvertOptions, store: StoreOptions): Promise<void> {
+  const { target, targetIsZero } = store;
+  if ((options.target.sizeUnit ?? 1) <= 1 || targetIsZero) return;
+  let end = 0;
+  for (const source of options.sources) end += Math.ceil(source.size / SECTOR) * SECTOR;
+  if (end < target.size) await target.writeZeroes(end, target.size - end, Req.mayUnmap);
+}
+
 async function copyImages(
   options: ConvertOptions,
   store: StoreOptions,
   hasBacking: boolean,
   meter: ProgressMeter,
+  journal?: ConvertJournal,
 ): Promise<void> {
   const { target } = store;
   const copy = new Copy({
@@ -263,6 +408,15 @@ async function copyImages(
     rate: options.rate ?? 0,
     salvage: options.salvage,
     onWarning: options.onWarning,
+    from: journal?.done,
+    checkpointBytes: options.checkpointBytes,
+    checkpoint:
+      journal === undefined
+        ? undefined
+        : async (offset) => {
+            await target.flush();
+            await journal.save(offset);
+          },
     meter,
   });
   if (target.size < copy.bytes) {

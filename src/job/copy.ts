@@ -40,6 +40,12 @@ export interface CopyOptions extends PlanOptions {
   readonly offload: boolean;
   /** Bytes per second that may be written; 0: no limit. */
   readonly rate: number;
+  /** What lies before is there already. Default 0. */
+  readonly from?: number | undefined;
+  /** Called now and then with an offset before which everything was written. */
+  readonly checkpoint?: ((offset: number) => Promise<void>) | undefined;
+  /** How often: after so many bytes. Default: by bytes and time. */
+  readonly checkpointBytes?: number | undefined;
   readonly meter: ProgressMeter;
 }
 
@@ -49,6 +55,10 @@ const PIECE = 1024 * 1024;
 const COMPRESS_PIECE = 512 * 1024;
 /** Compressed clusters of one copy that may be in the works at once. */
 const COMPRESS_PIECES = 6;
+/** A checkpoint comes after so many bytes and milliseconds, or after so many more milliseconds. */
+const CHECKPOINT_BYTES = 16 * 1024 * 1024;
+const CHECKPOINT_MS = 250;
+const CHECKPOINT_LATEST_MS = 5000;
 /** Longest single zero write or offloaded copy; progress is told between two. */
 const LONG_PIECE = 256 * 1024 * 1024;
 
@@ -80,11 +90,15 @@ export class Copy {
   #offload: boolean;
   readonly #keepsHoles: boolean;
   #allowedAt = 0;
+  /** When the last checkpoint was, and what has begun since. */
+  #checkpointAt: number;
+  #sinceCheckpoint = 0;
   /** Resolves when the writes of all pieces so far have begun (C1). */
   #turn: Promise<void> = Promise.resolve();
 
   constructor(options: CopyOptions) {
     this.#options = options;
+    this.#checkpointAt = options.host.clock.now();
     this.#plan = new CopyPlan({ ...options, unit: options.compressCluster });
     this.#offload = options.offload;
     this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
@@ -109,11 +123,14 @@ export class Copy {
       this.#options.meter.check();
     };
     try {
-      let runs = await this.#plan.runsFrom(0, check);
+      const { from = 0, meter } = this.#options;
+      meter.total += from;
+      meter.done += from;
+      let runs = await this.#plan.runsFrom(from, check);
       await this.#countWork(runs, check);
       // With salvage, what could not be told may be told at the second look.
       if (this.#options.salvage === true) runs = await this.#plan.runsFrom(0, check);
-      for (let at = 0; at < this.bytes;) {
+      for (let at = from; at < this.bytes;) {
         await this.#copyRuns(runs);
         at = runs.endOf(runs.count - 1);
         if (at < this.bytes) runs = await this.#plan.runsFrom(at, check);
@@ -152,13 +169,33 @@ export class Copy {
       for (let at = runs.startOf(i); at < end;) {
         if (this.#failed) return;
         meter.check();
+        if (this.#isCheckpointDue()) await this.#checkpoint(at);
         const offload = this.#offload && !isHole;
         const unit = isHole || offload ? LONG_PIECE : this.#pieceBytes;
         const bytes = Math.min(unit - (at % unit), end - at);
+        this.#sinceCheckpoint += bytes;
         this.#launch({ start: at, bytes, kind, offload }, await this.#takeSlot());
         at += bytes;
       }
     }
+  }
+
+  #isCheckpointDue(): boolean {
+    const { checkpoint, checkpointBytes, host } = this.#options;
+    if (checkpoint === undefined || this.#sinceCheckpoint === 0) return false;
+    if (checkpointBytes !== undefined) return this.#sinceCheckpoint >= checkpointBytes;
+    const ms = host.clock.now() - this.#checkpointAt;
+    if (ms >= CHECKPOINT_LATEST_MS) return true;
+    return this.#sinceCheckpoint >= CHECKPOINT_BYTES && ms >= CHECKPOINT_MS;
+  }
+
+  /** Everything before `at` is written when the caller hears of it. */
+  async #checkpoint(at: number): Promise<void> {
+    await this.#drain();
+    if (this.#failed) return;
+    await this.#options.checkpoint?.(at);
+    this.#checkpointAt = this.#options.host.clock.now();
+    this.#sinceCheckpoint = 0;
   }
 
   #launch(piece: Piece, slot: Slot): void {
@@ -342,6 +379,7 @@ export class Copy {
     await new Promise<void>((resolve) => {
       this.#idle = resolve;
     });
+    this.#idle = undefined;
   }
 }
 

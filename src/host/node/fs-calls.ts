@@ -74,6 +74,7 @@ export async function statPath(path: string): Promise<FileStat> {
     return {
       kind,
       size: kind === 'block' ? await blockDeviceBytes(Number(stat.rdev)) : Number(stat.size),
+      ...(device ? {} : { modified: String(stat.mtimeNs) }),
       identity: device ? `${kind}:${stat.rdev}` : `${stat.dev}:${stat.ino}`,
     };
   } catch (error) {

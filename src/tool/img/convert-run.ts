@@ -1,6 +1,7 @@
 /** What `convert` does once its command line has been read. */
 import type { Backend } from '../../block/backend.js';
 import type { BlockGraph } from '../../block/graph.js';
+import type { CacheMode } from '../../block/types.js';
 import type { ByteSource } from '../../host/node/decompress.js';
 import { convert as convertImages } from '../../job/convert.js';
 import { ProgressMeter } from '../../job/operation.js';
@@ -28,7 +29,8 @@ export interface Asked {
   imageOpts: boolean;
   targetImageOpts: boolean;
   sourceCache: string;
-  cache: string;
+  /** Undefined: `unsafe`, but `writeback` for a conversion that may be resumed. */
+  cache: string | undefined;
   snapshot: SnapshotName | undefined;
   minSparse: number | undefined;
   optionTexts: string[];
@@ -48,6 +50,10 @@ export interface Asked {
   quiet: boolean;
   unpack: boolean;
   verify: boolean;
+  resume: boolean;
+  profile: string | undefined;
+  /** The new image's size becomes a multiple of it. */
+  sizeUnit: number;
   progress: ProgressWish;
 }
 
@@ -59,7 +65,7 @@ export function defaults(): Asked {
     imageOpts: false,
     targetImageOpts: false,
     sourceCache: 'writeback',
-    cache: 'unsafe',
+    cache: undefined,
     snapshot: undefined,
     minSparse: undefined,
     optionTexts: [],
@@ -79,6 +85,9 @@ export function defaults(): Asked {
     quiet: false,
     unpack: false,
     verify: false,
+    resume: false,
+    profile: undefined,
+    sizeUnit: 0,
     progress: 'off',
   };
 }
@@ -260,8 +269,22 @@ async function convertSources(run: Run, sources: Backend[], target: string): Pro
 function openWritten({ program, graph, asked }: Run, target: string): Promise<Backend> {
   const name = target === STANDARD ? '/dev/stdout' : target;
   const image = { name, imageOpts: asked.targetImageOpts, format: asked.outputFormat };
-  const cache = cacheMode(asked.cache);
+  const cache = targetCache(asked);
   return openImage(program, graph, image, { cache: { ...cache, noFlush: false } });
+}
+
+function targetCache(asked: Asked): CacheMode {
+  return cacheMode(asked.cache ?? (asked.resume ? 'writeback' : 'unsafe'));
+}
+
+/** The journal's place; what else decides what the new image holds. */
+function resumeOptions(asked: Asked, target: string): { journal: string; resumeFacts: string } {
+  if (target === '/dev/stdout' || /^[^/]*:/.test(target)) {
+    throw new Failure(`Cannot keep a journal beside '${target}': --resume needs a file name`);
+  }
+  const { snapshot, sizeUnit, format, imageOpts } = asked;
+  const resumeFacts = JSON.stringify([snapshot, sizeUnit, format, imageOpts]);
+  return { journal: `${target}.resume`, resumeFacts };
 }
 
 async function convertOpen(
@@ -272,7 +295,7 @@ async function convertOpen(
   const target = given === STANDARD ? '/dev/stdout' : given;
   const image = { name: target, imageOpts: asked.targetImageOpts, format: undefined };
   const { filename, options } = imageSpec(program, image, false);
-  const cache = cacheMode(asked.cache);
+  const cache = targetCache(asked);
   const toErrors = given === STANDARD;
   const show = showProgress(program, asked.progress, { quiet: asked.quiet, toErrors });
   let complete = false;
@@ -292,8 +315,10 @@ async function convertOpen(
         exists: asked.noCreate,
         isZero: asked.targetIsZero,
         options: asked.targetImageOpts ? options : undefined,
+        ...(asked.sizeUnit === 0 ? {} : { sizeUnit: asked.sizeUnit }),
         cache,
       },
+      ...(asked.resume ? resumeOptions(asked, target) : {}),
       compress: asked.compress,
       ...(asked.minSparse === undefined ? {} : { minSparse: asked.minSparse }),
       parallel: asked.parallel,

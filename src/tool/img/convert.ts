@@ -135,6 +135,18 @@ const spec = command({
       exact: true,
       doc: 'read the new image back at the end, and compare it with the source',
     },
+    resume: {
+      long: 'resume',
+      exact: true,
+      doc: 'go on where an interrupted run with --resume stopped, by a journal beside the target',
+    },
+    profile: {
+      long: 'profile',
+      exact: true,
+      arg: 'PROFILE',
+      complete: ['azure', 'hyperv', 'esxi', 'virtualbox', 'aws'],
+      doc: "format, options and rounding of the size for a kind of host; 'help' lists them",
+    },
     quiet: shared.quiet,
     progress: shared.progress,
     object: shared.object,
@@ -145,7 +157,8 @@ const usage = [
   '[-f FMT | --image-opts] [-T CACHE] [-l SNAPSHOT] [-U] [-O FMT] [-o OPTIONS]',
   '[-t CACHE] [-c] [-B BACKING_FILE -F BACKING_FMT] [-S SIZE] [-n [--target-is-zero]',
   '[--target-image-opts]] [-m NUMBER] [-W] [-C] [-r RATE] [--salvage]',
-  '[--bitmaps [--skip-broken-bitmaps]] [--unpack] [--verify] [-p] [-q]',
+  '[--bitmaps [--skip-broken-bitmaps]] [--unpack] [--verify] [--resume]',
+  '[--profile PROFILE] [-p] [-q]',
   'FILENAME … OUTPUT_FILENAME',
 ];
 
@@ -162,6 +175,7 @@ type FlagKey =
   | 'quiet'
   | 'unpack'
   | 'verify'
+  | 'resume'
   | 'targetImageOpts';
 
 type TextKey =
@@ -207,6 +221,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   for (const { key, value = '' } of commandArguments(program, spec, usage, args)) {
     if (key === undefined) operands.push(value);
     else if (key === 'options') addOptionText(asked.optionTexts, value);
+    else if (key === 'profile') asked.profile = value;
     else if (key === 'snapshot') asked.snapshot = parseSnapshotName(program, value);
     else if (key === 'sparseSize') asked.minSparse = sparseSize(value);
     else if (key === 'rate') asked.rate = sizeArgument('rate limit', value);
@@ -216,7 +231,12 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'progress') asked.progress = progressWish(value);
     else setPlain(asked, key, value);
   }
+  if (asked.profile === 'help') {
+    program.print((await import('./profiles.js')).profileHelp());
+    return 0;
+  }
   checkCombination(asked);
+  if (asked.profile !== undefined) await applyProfile(asked, asked.profile);
   if (!asked.targetImageOpts) asked.outputFormat ??= 'raw';
   if (hasHelp(asked.optionTexts.join(','))) {
     if (asked.outputFormat === undefined) {
@@ -230,6 +250,19 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     throw new Failure('Must specify image file name');
   }
   return convertNames(program, objects, asked, operands.slice(0, -1), target);
+}
+
+/** What a profile says goes before what the line says. */
+async function applyProfile(asked: Asked, name: string): Promise<void> {
+  const { findProfile } = await import('./profiles.js');
+  const { format, options, sizeUnit } = findProfile(name);
+  if (asked.noCreate) throw new Failure('--profile has no effect when skipping image creation');
+  if (asked.outputFormat !== undefined && asked.outputFormat !== format) {
+    throw new Failure(`Profile '${name}' makes '${format}' images, not '${asked.outputFormat}'`);
+  }
+  asked.outputFormat = format;
+  if (options !== '') asked.optionTexts.unshift(options);
+  asked.sizeUnit = sizeUnit;
 }
 
 /** Combinations that make no sense, in qemu-img's words. */
