@@ -17,6 +17,7 @@ const jobs = [...convertJobs, ...metadataJobs, ...requestJobs, ...nbdJobs];
 
 const help = `npm run bench -- [OPTIONS] [NAME…]
   NAME          run only the rows whose name contains one of the words
+  --except WORD leave out the rows whose name contains it
   --qemu DIR    folder with qemu-img (default: from PATH)
   --runs N      pairs of runs for each row (default 5)
   --dir DIR     where images are made (default: the temporary folder)
@@ -29,7 +30,8 @@ function readOptions(argv) {
   const rest = [...argv];
   while (rest.length > 0) {
     const word = rest.shift();
-    if (word === '--qemu') options.qemu = rest.shift();
+    if (word === '--except') options.except = rest.shift();
+    else if (word === '--qemu') options.qemu = rest.shift();
     else if (word === '--runs') options.runs = Number(rest.shift());
     else if (word === '--dir') options.dir = rest.shift();
     else if (word === '--list') options.list = true;
@@ -139,7 +141,9 @@ async function main() {
     return;
   }
   const wanted = jobs.filter(
-    (job) => options.names.length === 0 || options.names.some((name) => job.name.includes(name)),
+    ({ name }) =>
+      (options.names.length === 0 || options.names.some((word) => name.includes(word))) &&
+      (options.except === undefined || !name.includes(options.except)),
   );
   if (options.list) {
     for (const job of wanted) console.log(job.name);

@@ -3,13 +3,12 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import type { Backend, OpenFlags } from '../../src/index.js';
+import type { Backend } from '../../src/index.js';
 import { chainStatus, Iov } from '../../src/index.js';
 import {
   binPath,
   failure,
   failureCode,
-  FakeFiles,
   filled,
   readBytes,
   requires,
@@ -20,36 +19,17 @@ import {
   tempDir,
   testGraph,
 } from '../support/index.js';
-import type { Random } from '../support/index.js';
-import { randomOperations } from '../conformance/random-operations.js';
-import { freePort, parseJson, startNbd, startNbdkit, startProcess } from './nbd-support.js';
+import {
+  exercise,
+  freePort,
+  openUri,
+  parseJson,
+  startNbd,
+  startNbdkit,
+  startProcess,
+} from './nbd-support.js';
 
 const MiB = 1024 * 1024;
-
-/** Opens when somebody listens there. */
-async function open(uri: string, flags: Partial<OpenFlags> = { writable: true }): Promise<Backend> {
-  const graph = testGraph();
-  const spec = { filename: uri, options: { driver: 'raw' }, flags: { unmap: true, ...flags } };
-  for (let i = 0; ; i++) {
-    try {
-      return await graph.openBackend(spec);
-    } catch (e) {
-      if (i >= 500 || !String(e).includes('Connection refused')) throw e;
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-  }
-}
-
-/** Random requests against a model, many at once. */
-async function exercise(uri: string, random: Random, rounds = 15): Promise<void> {
-  const backend = await open(uri);
-  const graph = testGraph();
-  const again = (): Promise<never> => Promise.reject(new Error('not reopened here'));
-  const disk = { backend, graph, files: new FakeFiles(), again };
-  await randomOperations(disk, random, { rounds, atOnce: 16 });
-  await backend.flush();
-  await backend.detach();
-}
 
 requires('nbdkit')('nbdkit', () => {
   const servers: Record<string, readonly string[]> = {
@@ -79,7 +59,7 @@ requires('nbdkit')('nbdkit', () => {
     const data = random.bytes(MiB);
     writeFileSync(path, data);
     const { uri } = await startNbdkit(['file', path]);
-    const backend = await open(uri);
+    const backend = await openUri(uri);
     same(await readBytes(backend, 0, MiB), data);
     await backend.write(4097, filled(10_000, 3));
     await backend.flush();
@@ -93,8 +73,8 @@ requires('nbdkit')('nbdkit', () => {
     const data = seededRandom().bytes(MiB);
     writeFileSync(path, data);
     const { uri, socket } = await startNbdkit(['-o', '-r', 'file', path]);
-    same(await readBytes(await open(uri, {}), 0, MiB), data);
-    const named = open(`nbd+unix:///name?socket=${socket}`, {});
+    same(await readBytes(await openUri(uri, {}), 0, MiB), data);
+    const named = openUri(`nbd+unix:///name?socket=${socket}`, {});
     expect(await failure(named)).toContain('Server does not support non-empty export names');
   });
 
@@ -115,7 +95,7 @@ requires('nbdkit')('nbdkit', () => {
 
   it('extents: a sparse disk is mapped as the server knows it', async () => {
     const { uri } = await startNbdkit(['data', '@0x100000 "x"*65536 @0x800000 "y"']);
-    const backend = await open(uri, {});
+    const backend = await openUri(uri, {});
     const kinds: [number, boolean][] = [];
     for (let at = 0; at < backend.size;) {
       const s = await chainStatus(backend.node, undefined, at, backend.size - at);
@@ -129,8 +109,10 @@ requires('nbdkit')('nbdkit', () => {
 
   it('a read-only server is read, not written', async () => {
     const { uri } = await startNbdkit(['-r', 'memory', '1M']);
-    expect(await failure(open(uri))).toContain('request on write denied without write permission');
-    same(await readBytes(await open(uri, {}), 0, 512), new Uint8Array(512));
+    expect(await failure(openUri(uri))).toContain(
+      'request on write denied without write permission',
+    );
+    same(await readBytes(await openUri(uri, {}), 0, 512), new Uint8Array(512));
   });
 
   it('export names; one that is not there', async () => {
@@ -142,7 +124,7 @@ requires('nbdkit')('nbdkit', () => {
         options: { driver: 'nbd', server: { type: 'unix', path: socket }, export: name },
       });
     expect((await options('a/b c')).size).toBe(MiB);
-    const encoded = await open(`nbd+unix:///a/b%20c?socket=${socket}`, {});
+    const encoded = await openUri(`nbd+unix:///a/b%20c?socket=${socket}`, {});
     expect(encoded.size).toBe(MiB);
     expect(await failure(options('third'))).not.toBe('');
     const { stdout } = await runOk(binPath('vdisk-nbd'), ['--list', '-k', socket]);
@@ -157,7 +139,7 @@ requires('nbdkit')('nbdkit', () => {
       ...['--filter=error', 'memory', '1M', 'error=ENOSPC', `error-file=${trigger}`],
       'error-rate=1',
     ]);
-    const backend = await open(uri);
+    const backend = await openUri(uri);
     await backend.write(0, filled(4096, 1));
     writeFileSync(trigger, '');
     expect(await failureCode(backend.write(0, filled(4096, 2)))).toBe('ENOSPC');
@@ -169,7 +151,7 @@ requires('nbdkit')('nbdkit', () => {
 
   it('exit-last: the server ends when the last client leaves in good order', async () => {
     const { uri, server } = await startNbdkit(['--filter=exitlast', 'memory', '1M']);
-    const backend = await open(uri);
+    const backend = await openUri(uri);
     await backend.write(0, filled(512, 1));
     await backend.detach();
     await backend.graph.close();
@@ -178,7 +160,7 @@ requires('nbdkit')('nbdkit', () => {
 
   it('many requests at once go over several connections', async () => {
     const { uri } = await startNbdkit(['--filter=multi-conn', 'memory', '16M']);
-    const backend = await open(uri);
+    const backend = await openUri(uri);
     const random = seededRandom();
     const pieces = Array.from({ length: 200 }, () => random.bytes(65536));
     await Promise.all(pieces.map((p, i) => backend.write(i * 65536, Iov.of(p))));
@@ -231,7 +213,7 @@ requires('nbd-server')('nbd-server', () => {
     serve();
     await exercise(`nbd:127.0.0.1:${String(port)}:exportname=disk`, seededRandom(), 3);
     serve();
-    expect(await failure(open(url.replace('disk', 'other')))).not.toBe('');
+    expect(await failure(openUri(url.replace('disk', 'other')))).not.toBe('');
   });
 });
 

@@ -4,7 +4,10 @@ import { connect } from 'node:net';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
-import { binPath, findCommand, tempDir } from '../support/index.js';
+import type { Backend, OpenFlags } from '../../src/index.js';
+import { randomOperations } from '../conformance/random-operations.js';
+import type { Random } from '../support/index.js';
+import { binPath, FakeFiles, findCommand, tempDir, testGraph } from '../support/index.js';
 
 export const vdiskNbd = (): string => binPath('vdisk-nbd');
 
@@ -134,4 +137,32 @@ export function uriOf(socket: string, exportName = ''): string {
 /** JSON that a program printed, of the type that the test says it has. */
 export function parseJson<T>(text: string): T {
   return JSON.parse(text.slice(text.search(/[[{]/))) as T;
+}
+
+/** Opens when somebody listens there. */
+export async function openUri(
+  uri: string,
+  flags: Partial<OpenFlags> = { writable: true },
+): Promise<Backend> {
+  const graph = testGraph();
+  const spec = { filename: uri, options: { driver: 'raw' }, flags: { unmap: true, ...flags } };
+  for (let i = 0; ; i++) {
+    try {
+      return await graph.openBackend(spec);
+    } catch (e) {
+      if (i >= 500 || !String(e).includes('Connection refused')) throw e;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+}
+
+/** Random requests against a model, many at once. */
+export async function exercise(uri: string, random: Random, rounds = 15): Promise<void> {
+  const backend = await openUri(uri);
+  const graph = testGraph();
+  const again = (): Promise<never> => Promise.reject(new Error('not reopened here'));
+  const disk = { backend, graph, files: new FakeFiles(), again };
+  await randomOperations(disk, random, { rounds, atOnce: 16 });
+  await backend.flush();
+  await backend.detach();
 }

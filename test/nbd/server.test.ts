@@ -264,6 +264,30 @@ describe('metadata contexts', () => {
   });
 });
 
+describe('several connections of one client', () => {
+  it.each([
+    [true, 4],
+    [false, 1],
+  ])('are made when the server allows them: %s', async (multiConn, most) => {
+    const content = Uint8Array.from({ length: DISK_BYTES }, (_, i) => i ^ (i >> 8));
+    const served = await serve({ export: { multiConn }, content });
+    const client = await openClient(served.sockets);
+    let seen = 0;
+    const step = 4 * KiB;
+    const reads = Array.from({ length: DISK_BYTES / step }, async (_, i) => {
+      const got = await readBytes(client, i * step, step);
+      seen = Math.max(seen, served.server.clients);
+      expect(Buffer.compare(got, content.subarray(i * step, (i + 1) * step))).toBe(0);
+    });
+    await Promise.all(reads);
+    await Promise.all(reads.map((_, i) => client.write(i * step, filled(step, i))));
+    await client.flush();
+    seen = Math.max(seen, served.server.clients);
+    expect(seen).toBe(most);
+    expect((await readBytes(served.backend, 7 * step, 1))[0]).toBe(7);
+  });
+});
+
 describe('reads with holes', () => {
   /** An image of which only [128 KiB, 192 KiB) is data. */
   async function sparse(style: 'simple' | 'structured' | 'extended'): Promise<RawClient> {

@@ -65,6 +65,7 @@ describe('what is wrong is told in the words of qemu-nbd', () => {
     ['a bitmap', ['-B', 'none', '-f', 'raw', 'D'], "Bitmap 'none' is not found"],
     ['a device that is not there', ['-c', '/dev/nbd-none', '-f', 'raw', 'D'], '/dev/nbd-none'],
     ['to disconnect nothing', ['-d', '/dev/nbd-none'], 'Cannot open /dev/nbd-none'],
+    ['a partition, as of old', ['-P', '1', 'D'], "invalid option -- 'P'"],
     ['an unknown option', ['--foo', 'D'], "unrecognized option '--foo'"],
   ];
   it.each(cases)('%s', async (_name, args, text) => {
