@@ -52,6 +52,55 @@ async function chain(folder: string): Promise<void> {
   await go('convert', '-n', '-f', 'raw', '-O', 'qcow2', 'top.raw', 'top.qcow2');
 }
 
+/** Sends Ctrl-C as soon as the program shows progress; what it printed, and its status. */
+async function interrupted(
+  args: readonly string[],
+  cwd: string,
+): Promise<{ status: number | null; text: string; errors: string }> {
+  const child = spawn(img, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+  let text = '';
+  let errors = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    // A second one would end the program at once.
+    if (text === '') child.kill('SIGINT');
+    text += chunk.toString();
+  });
+  child.stderr.on('data', (chunk: Buffer) => {
+    errors += chunk.toString();
+  });
+  const status = await new Promise<number | null>((resolve) => {
+    child.on('close', resolve);
+  });
+  return { status, text, errors };
+}
+
+describe('Ctrl-C while progress is shown', () => {
+  const commands: readonly (readonly [string, readonly string[], string])[] = [
+    ['convert', ['-r', '8M', '-f', 'raw', '-O', 'qcow2', 'top.raw', 'out.qcow2'], 'out.qcow2'],
+    ['commit', ['-d', '-r', '8M', 'top.qcow2'], 'top.qcow2'],
+    ['rebase', ['-f', 'qcow2', '-b', '', 'top.qcow2'], 'top.qcow2'],
+    ['amend', ['-f', 'qcow2', '-o', 'refcount_bits=64', 'base.qcow2'], 'base.qcow2'],
+  ];
+  it.each(commands)(
+    'ends %s with 130, its line ended, no lock, no leak',
+    async (name, rest, path) => {
+      const folder = tempDir();
+      await chain(folder);
+      const { status, text, errors } = await interrupted([name, '-p', ...rest], folder);
+      // A short one may be through before the signal comes.
+      expect(name === 'convert' || name === 'commit' ? [130] : [130, 0]).toContain(status);
+      expect(text.endsWith('\n')).toBe(true);
+      expect(errors).toBe('');
+      const check = ['check', '-q', '-r', 'leaks', '-f', 'qcow2', path];
+      expect((await run(img, ['check', '-q', '-f', 'qcow2', path], { cwd: folder })).status).toBe(
+        0,
+      );
+      // To be opened for writing, nobody else may hold its lock.
+      await runOk(img, check, { cwd: folder });
+    },
+  );
+});
+
 const MOMENTS = [90, 160, 260, 400];
 
 describe.each<NodeJS.Signals>(['SIGKILL', 'SIGINT'])('%s', (signal) => {
