@@ -190,7 +190,9 @@ export class NbdInstance implements DriverInstance {
     data?: { readonly into?: Iov; readonly payload?: Iov },
   ): Promise<StatusRun[]> {
     for (;;) {
-      const connection = await this.#pick();
+      // At once, where that can be: of many requests begun together each sees those before it.
+      while (this.#state === 'waiting') await this.#untilUp();
+      const connection = this.#pick();
       try {
         return await connection.request(type, flags, offset, length, data);
       } catch (e) {
@@ -200,13 +202,16 @@ export class NbdInstance implements DriverInstance {
     }
   }
 
-  /** A live connection, the least busy one; waits for one while the link is `waiting`. */
-  async #pick(): Promise<NbdConnection> {
+  async #untilUp(): Promise<void> {
     while (this.#state === 'waiting') {
       await new Promise<void>((resolve, reject) => {
         this.#waiters.push({ resolve, reject });
       });
     }
+  }
+
+  /** A live connection, the least busy one; throws EIO when there is none. */
+  #pick(): NbdConnection {
     let best = this.#connections[0];
     if (best === undefined) throw new BlockError('EIO');
     for (const c of this.#connections) if (c.inFlight < best.inFlight) best = c;
