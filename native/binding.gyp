@@ -16,6 +16,7 @@
         "src/sync.c",
         "src/zero.c",
         "src/crc32c.c",
+        "src/scan.c",
         "src/aes.c",
         "src/xts.c"
       ],

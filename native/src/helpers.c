@@ -249,6 +249,34 @@ static napi_value xts(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* countPlain(table, from, counts, scan): index of the entry that ended the scan */
+static napi_value plain(napi_env env, napi_callback_info info) {
+  struct args a;
+  uint8_t *table, *counts;
+  size_t bytes, n;
+  double *scan;
+  if (!take_args(env, info, 4, &a)) return NULL;
+  if (!bytes_arg(&a, 0, &table, &bytes) || !bytes_arg(&a, 2, &counts, &n)) return NULL;
+  if (!out_arg(&a, 3, &scan, SCAN_SIZE)) return NULL;
+  double bits = scan[SCAN_CLUSTER_BITS];
+  if (!(bits >= 1 && bits <= 62)) {
+    napi_throw_range_error(env, NULL, "expected the bits of a cluster");
+    return NULL;
+  }
+  return number(env, (double)count_plain(table, (size_t)number_arg(&a, 1), bytes / 8, counts, n,
+                                         scan));
+}
+
+/* equalCounts(block, counts): how many agree */
+static napi_value equal(napi_env env, napi_callback_info info) {
+  struct args a;
+  uint8_t *block, *counts;
+  size_t bytes, n;
+  if (!take_args(env, info, 2, &a)) return NULL;
+  if (!bytes_arg(&a, 0, &block, &bytes) || !bytes_arg(&a, 1, &counts, &n)) return NULL;
+  return number(env, (double)equal_counts(block, counts, n < bytes / 2 ? n : bytes / 2));
+}
+
 /* codecs(): bits of CODEC_ZLIB and CODEC_ZSTD */
 static napi_value which_codecs(napi_env env, napi_callback_info info) {
   (void)info;
@@ -262,6 +290,7 @@ const struct export helper_exports[] = {
     {"extentAt", extent},        {"isZero", zero},
     {"crc32c", crc},             {"xtsKey", xts_key},
     {"xtsAddress", xts_address}, {"xtsCrypt", xts},
-    {"codecs", which_codecs},
+    {"codecs", which_codecs},    {"countPlain", plain},
+    {"equalCounts", equal},
 };
 const size_t helper_export_count = sizeof helper_exports / sizeof helper_exports[0];

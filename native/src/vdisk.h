@@ -225,6 +225,22 @@ int file_size(int fd, double *size, double *allocated);
 int set_direct(int fd, bool direct);
 int ofd_lock(int fd, int type, off_t offset, off_t bytes, bool test);
 
+/* scan.c: see src/lib/table-scan.ts, whose Scan this is. */
+enum scan {
+  SCAN_FIRST,
+  SCAN_CLUSTER_BITS,
+  SCAN_MAX,
+  SCAN_NEXT,
+  SCAN_ALLOCATED,
+  SCAN_FRAGMENTED,
+  SCAN_HIGHEST,
+  SCAN_SHARED,
+  SCAN_SIZE
+};
+size_t count_plain(const uint8_t *table, size_t from, size_t entries, uint8_t *counts, size_t n,
+                   double scan[SCAN_SIZE]);
+size_t equal_counts(const uint8_t *block, const uint8_t *counts, size_t n);
+
 /* zero.c, crc32c.c, aes.c, xts.c */
 bool is_zero(const uint8_t *p, size_t n);
 uint32_t crc32c(uint32_t seed, const uint8_t *p, size_t n);

@@ -24,6 +24,9 @@ export interface Hot {
   crc32c(b: Uint8Array, seed?: number): number;
   /** Whether two arrays of one length hold the same bytes; absent: compare word by word. */
   equal?(a: Uint8Array, b: Uint8Array): boolean;
+  /** Those of lib/table-scan.ts. */
+  countPlain(table: Uint8Array, from: number, counts: Uint8Array, scan: Float64Array): number;
+  equalCounts(block: Uint8Array, counts: Uint8Array): number;
 }
 
 export interface Host {

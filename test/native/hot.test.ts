@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { AesXts } from '../../src/lib/aes-xts.js';
 import { crc32c } from '../../src/lib/crc32c.js';
 import { isZeroBytes } from '../../src/lib/iov.js';
+import { countPlain, equalCounts, Scan } from '../../src/lib/table-scan.js';
 import { nodeHot } from '../../src/host/node/hot.js';
 import { tryNative } from '../../src/host/node/native-binding.js';
 import { tryNativeXts } from '../../src/host/node/xts.js';
@@ -141,5 +142,87 @@ withAddon('AES-XTS', () => {
     expect(() => native.xtsCrypt(native.xtsKey(key, false), b, 512, 0, true)).toThrow(whole);
     expect(() => new AesXts(key).encrypt(b, 500, 0)).toThrow(whole);
     expect(() => tryNativeXts(key)!.encrypt(b, 500, 0)).toThrow(whole);
+  });
+});
+
+withAddon('scans of tables', () => {
+  /** Entries of every kind, most of them plain and in order. */
+  function table(random: Random, entries: number, clusterBits: number): Uint8Array {
+    const bytes = new Uint8Array(entries * 8 + random.int(0, 7));
+    const view = new DataView(bytes.buffer);
+    let next = random.int(1, 300);
+    const unit = 2 ** clusterBits;
+    for (let i = 0; i < entries; i++) {
+      if (random.chance(0.3)) continue;
+      if (random.chance(0.05)) next = random.int(0, 400);
+      const odd = random.chance(0.01) ? random.pick([1, 1 << 8, unit >>> 1]) : 0;
+      const flags = random.chance(0.01) ? random.pick([0n, 3n, 1n]) : 2n;
+      view.setBigUint64(i * 8, (flags << 62n) | (BigInt(next++) * BigInt(unit) + BigInt(odd)));
+    }
+    return bytes;
+  }
+
+  test('both count the same and end at the same entry', () => {
+    const random = seededRandom();
+    for (let round = 0; round < 400; round++) {
+      const clusterBits = random.int(9, 21);
+      const b = table(random, random.int(0, 300), clusterBits);
+      const start = random.bytes(random.int(0, 400)).map((x) => (x < 250 ? x % 2 : x));
+      const scan = new Float64Array(Scan.size);
+      const max = random.pick([1, 2, 254]);
+      scan.set([
+        random.int(0, 20),
+        clusterBits,
+        max,
+        random.int(0, 3),
+        5,
+        7,
+        random.int(-1, 99),
+        0,
+      ]);
+      const twins = [{ countPlain }, native, nodeHot].map((one) => {
+        const [counts, state] = [start.slice(), scan.slice()];
+        const from = Math.min(2, b.byteLength >>> 3);
+        return { at: one.countPlain(b, from, counts, state), counts, state };
+      });
+      expect(twins[1], `round ${round}`).toEqual(twins[0]);
+      expect(twins[2], `round ${round}`).toEqual(twins[0]);
+    }
+  });
+
+  test('what a plain entry is', () => {
+    const entry = (value: bigint): number => {
+      const b = new Uint8Array(8);
+      new DataView(b.buffer).setBigUint64(0, value);
+      const scan = Float64Array.from([4, 16, 254, 0, 0, 0, -1, 0]);
+      const counts = new Uint8Array(2);
+      const at = native.countPlain(b, 0, counts, scan);
+      return at === 0 ? -1 : counts[0]! + 2 * counts[1]!;
+    };
+    const copied = 1n << 63n;
+    expect(entry(0n)).toBe(0);
+    expect(entry(copied | 0x40000n)).toBe(1);
+    expect(entry(copied | 0x50000n)).toBe(2);
+    // Outside of the counts, no flag, no cluster, compressed, zero flag, reserved bits, too far.
+    for (const value of [copied | 0x60000n, copied | 0x30000n, 0x40000n, copied]) {
+      expect(entry(value)).toBe(-1);
+    }
+    for (const bit of [62n, 56n, 61n, 0n, 1n, 15n]) {
+      expect(entry(copied | 0x40000n | (1n << bit))).toBe(-1);
+    }
+  });
+
+  test('counts equal refcounts up to the first difference', () => {
+    const random = seededRandom();
+    for (let round = 0; round < 200; round++) {
+      const counts = random.bytes(random.int(0, 500)).map((x) => (x < 200 ? 1 : x));
+      const block = new Uint8Array(random.int(0, 1100));
+      for (let i = 0; i < block.length >>> 1; i++) block[2 * i + 1] = counts[i] ?? 0;
+      if (random.chance() && block.length > 0) block[random.int(0, block.length - 1)]! ^= 1;
+      const wanted = equalCounts(block, counts);
+      expect(native.equalCounts(block, counts)).toBe(wanted);
+      expect(nodeHot.equalCounts(block, counts)).toBe(wanted);
+    }
+    expect(native.equalCounts(Uint8Array.of(0, 1, 0, 2, 1, 3), Uint8Array.of(1, 2, 3))).toBe(2);
   });
 });

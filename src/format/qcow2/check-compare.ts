@@ -12,7 +12,6 @@ import { AREA, ClusterCounts, ClusterSet } from './check-counts.js';
 import type { CheckRun } from './check-run.js';
 import { ReadAhead } from './read-ahead.js';
 import { refcountCodec } from './refcount-codec.js';
-import { wordsOf } from './units.js';
 
 /** What to do with mismatches in one comparison. */
 export interface CompareHow {
@@ -70,10 +69,6 @@ export async function compareRefcounts(run: CheckRun, how: CompareHow): Promise<
   const comparer = new Comparer(run, how);
   return comparer.run();
 }
-
-/** Words of {@link wordsOf}: four counts of 1, and two refcounts of 1 in 16 bits. */
-const FOUR_ONES = 0x0101_0101;
-const [TWO_ONES] = wordsOf(Uint8Array.of(0, 1, 0, 1));
 
 class Comparer {
   readonly #run: CheckRun;
@@ -157,32 +152,18 @@ class Comparer {
    * nearly all blocks take (hot: bench check).
    */
   #equalUntil(block: DataView, from: number, to: number): number {
-    const { counts, g } = this.#run;
+    const { counts, g, target } = this.#run;
     if (g.refcountOrder !== 4) return from;
-    const pairs = wordsOf(block);
-    let at = from;
-    while (at < to) {
+    const bytes = new Uint8Array(block.buffer, block.byteOffset, block.byteLength);
+    for (let at = from; at < to;) {
       const area = counts.tryBytes(at);
       if (area === undefined) return at;
       const stop = Math.min(to, at - (at % AREA) + AREA);
-      let highest = -1;
-      // Four clusters at a time, as long as each is referenced once and has refcount 1.
-      const fours = wordsOf(area);
-      while (at < stop) {
-        if ((at & 3) === 0 && at + 4 <= stop && fours[(at % AREA) >>> 2] === FOUR_ONES) {
-          const pair = (at - from) >>> 1;
-          if (pairs[pair] === TWO_ONES && pairs[pair + 1] === TWO_ONES) {
-            highest = at + 3;
-            at += 4;
-            continue;
-          }
-        }
-        const count = area[at % AREA]!;
-        if (block.getUint16((at - from) * 2) !== count) break;
-        if (count !== 0) highest = at;
-        at++;
-      }
-      if (highest >= 0) this.#highest = highest;
+      const wanted = area.subarray(at % AREA, (at % AREA) + stop - at);
+      const equal = target.hot.equalCounts(bytes.subarray((at - from) * 2), wanted);
+      const last = wanted.subarray(0, equal).findLastIndex((count) => count !== 0);
+      if (last >= 0) this.#highest = at + last;
+      at += equal;
       if (at < stop) return at;
     }
     return to;

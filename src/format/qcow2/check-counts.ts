@@ -8,6 +8,8 @@ const AREA_BITS = 16;
 export const AREA = 1 << AREA_BITS;
 /** A byte of this value says that the count is in the map of large ones. */
 const LARGE = 255;
+/** Largest count that is a byte of its area. */
+export const MAX_BYTE_COUNT = LARGE - 1;
 
 /** Most clusters that `check` looks at: QEMU's limit, and that of the area list. */
 export const MAX_CHECK_CLUSTERS = 0x7fff_ffff;
@@ -43,21 +45,24 @@ export class ClusterCounts {
 
   /** Adds one reference if the count is below `max`; tells whether it was. */
   increment(index: number, max: number): boolean {
-    const area = this.#areas[index >>> AREA_BITS];
-    if (area !== undefined) {
-      const at = index & (AREA - 1);
-      const count = area[at]!;
-      if (count < LARGE - 1 && count < max) {
-        area[at] = count + 1;
-        if (count !== 0) this.hasShared = true;
-        if (index >= this.end) this.end = index + 1;
-        return true;
-      }
-    }
     const count = this.get(index);
     if (count >= max) return false;
     this.set(index, count + 1);
     return true;
+  }
+
+  /**
+   * The bytes that count the clusters beside `index`, from a multiple of AREA on, for who adds
+   * to them up to MAX_BYTE_COUNT and then calls noteScan().
+   */
+  area(index: number): Uint8Array {
+    return this.#area(index);
+  }
+
+  /** Bytes of areas were added to: the highest cluster (-1: none), and whether one was shared. */
+  noteScan(highest: number, isShared: boolean): void {
+    if (highest >= this.end) this.end = highest + 1;
+    if (isShared) this.hasShared = true;
   }
 
   /** First cluster at or after `index` whose area holds any count; Infinity when there is none. */

@@ -1,9 +1,11 @@
 /** One L2 table under `check`: its entries' rules, references and statistics. */
+import type { Hot } from '../../host/host.js';
+import { Scan } from '../../lib/table-scan.js';
 import type { ClusterCounts } from './check-counts.js';
+import { AREA, MAX_BYTE_COUNT, MAX_CHECK_CLUSTERS } from './check-counts.js';
 import type { L2Judge } from './check-run.js';
 import { compressedSpan, entryHex, entryOffset } from './entry.js';
 import { Entry } from './layout.js';
-import { wordsOf } from './units.js';
 
 /** Statistics of an L2 table, in clusters. */
 export interface L2Statistics {
@@ -22,6 +24,22 @@ export interface PlainCounter {
   readonly clusters: number;
   /** Largest refcount of the image. */
   readonly max: number;
+  readonly hot: Pick<Hot, 'countPlain'>;
+}
+
+const NO_COUNTS = new Uint8Array(0);
+
+function bytesOf({ buffer, byteOffset, byteLength }: DataView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+/** The host cluster of an entry that has the copied flag and an aligned offset only; else 0. */
+function plainCluster(view: DataView, index: number, clusterBits: number): number {
+  const hi = view.getUint32(index * 8);
+  const lo = view.getUint32(index * 8 + 4);
+  if ((hi & Entry.copiedHi) === 0) return 0;
+  const cluster = ((hi & 0x7fff_ffff) * 2 ** 32 + lo) / 2 ** clusterBits;
+  return Number.isInteger(cluster) && cluster <= MAX_CHECK_CLUSTERS ? cluster : 0;
 }
 
 export class L2Walk {
@@ -64,31 +82,29 @@ export class L2Walk {
    * Counts entries from `start` on that are empty or plain data clusters inside the file, with
    * the copied flag; returns the index of the first that is neither.
    */
-  #plainFrom(start: number, { counts, clusters, max }: PlainCounter): number {
+  #plainFrom(start: number, { counts, clusters, max, hot }: PlainCounter): number {
     const { l2Entries, clusterBits } = this.#judge.g;
-    const view = this.#view;
-    const words = wordsOf(view);
-    const { statistics } = this;
-    const shift = 32 - clusterBits;
-    const inCluster = 2 ** clusterBits - 1;
-    // Below this the number of the host cluster fits 31 bits.
-    const hiEnd = 2 ** (clusterBits - 1);
-    let next = this.#nextContiguous;
+    const scan = new Float64Array(Scan.size);
+    scan[Scan.clusterBits] = clusterBits;
+    scan[Scan.max] = Math.min(max, MAX_BYTE_COUNT);
+    scan[Scan.next] = this.#nextContiguous;
+    scan[Scan.highest] = -1;
+    const table = bytesOf(this.#view).subarray(0, l2Entries * 8);
+    let area: Uint8Array = NO_COUNTS;
     let i = start;
-    for (; i < l2Entries; i++) {
-      // Nearly all entries of a sparse disk are empty, whatever the byte order.
-      if ((words[2 * i]! | words[2 * i + 1]!) === 0) continue;
-      const hi = view.getUint32(i * 8);
-      const lo = view.getUint32(i * 8 + 4);
-      const high = (hi & 0x7fff_ffff) >>> 0;
-      if (high === hi || high >= hiEnd || (lo & inCluster) !== 0) break;
-      const cluster = (high << shift) | (lo >>> clusterBits);
-      if (cluster === 0 || cluster >= clusters || !counts.increment(cluster, max)) break;
-      statistics.allocated++;
-      if (next !== 0 && cluster !== next) statistics.fragmented++;
-      next = cluster + 1;
+    for (;;) {
+      const before = i;
+      i = hot.countPlain(table, i, area, scan);
+      if (i === l2Entries || (i === before && area !== NO_COUNTS)) break;
+      const cluster = plainCluster(this.#view, i, clusterBits);
+      if (cluster === 0 || cluster >= clusters) break;
+      scan[Scan.first] = cluster - (cluster % AREA);
+      area = counts.area(cluster).subarray(0, clusters - scan[Scan.first]!);
     }
-    this.#nextContiguous = next;
+    counts.noteScan(scan[Scan.highest]!, scan[Scan.shared] !== 0);
+    this.statistics.allocated += scan[Scan.allocated]!;
+    this.statistics.fragmented += scan[Scan.fragmented]!;
+    this.#nextContiguous = scan[Scan.next]!;
     return i;
   }
 

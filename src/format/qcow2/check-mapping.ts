@@ -109,7 +109,7 @@ export class MappingCheck {
     const walk = new L2Walk(run, view, (from, length, hex) => run.countRange(from, length, hex));
     const { counts, fileClusters } = run;
     const said = run.record(() => {
-      walk.all({ counts, clusters: fileClusters, max: run.g.refcountMax });
+      walk.all({ counts, clusters: fileClusters, max: run.g.refcountMax, hot: run.target.hot });
     });
     if (active) this.#addStatistics(walk.statistics, 1);
     if (active && walk.hasUncopied) run.hasUncopied = true;

@@ -1,5 +1,6 @@
 /** What the steps of one `check` share. */
 import type { CheckOptions, CheckResult } from '../../block/driver.js';
+import type { Hot } from '../../host/host.js';
 import { BlockError } from '../../block/errors.js';
 import { Iov } from '../../lib/iov.js';
 import { ClusterCounts, ClusterSet, MAX_CHECK_CLUSTERS } from './check-counts.js';
@@ -24,6 +25,7 @@ export interface CheckTarget {
   /** Changed by repairs, which then write it. */
   readonly header: Qcow2Header;
   readonly g: Geometry;
+  readonly hot: Hot;
   /** Writes the fixed fields of the header, durably. */
   writeFields(): Promise<void>;
 }

@@ -37,7 +37,7 @@ export class Relocation {
       await image.file.flush();
     };
     this.#run = new CheckRun(
-      { file, header, g, writeFields },
+      { file, header, g, hot: image.host.hot, writeFields },
       { fixLeaks: false, fixErrors: false, report: () => undefined },
     );
     this.#plan = new CompactPlan(g, new ClusterCounts(), () => false);

@@ -16,6 +16,7 @@ export async function runCheck(image: Qcow2Image, options: CheckOptions): Promis
         file: image.file,
         header: image.header,
         g: image.g,
+        hot: image.host.hot,
         writeFields: async () => {
           await image.writeFields();
           await image.file.flush();

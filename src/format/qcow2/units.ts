@@ -105,9 +105,12 @@ export function isOffset(value: number): boolean {
   return value >= 0 && value <= Number.MAX_SAFE_INTEGER;
 }
 
-/** The bytes in the machine's byte order as 32-bit words, as many as are whole. */
-export function wordsOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint32Array {
+/**
+ * The bytes in the machine's byte order as 32-bit words, as many as are whole. Signed, for such
+ * words are small integers to V8, and the upper half of unsigned ones would each be a heap object.
+ */
+export function wordsOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Int32Array {
   const whole = byteLength >>> 2;
-  if (byteOffset % 4 === 0) return new Uint32Array(buffer, byteOffset, whole);
-  return new Uint32Array(buffer.slice(byteOffset, byteOffset + 4 * whole));
+  if (byteOffset % 4 === 0) return new Int32Array(buffer, byteOffset, whole);
+  return new Int32Array(buffer.slice(byteOffset, byteOffset + 4 * whole));
 }

@@ -1,6 +1,7 @@
 /** Hot helpers: native where the addon is there and the bytes are worth the call. */
 import { crc32c as crc32cScript } from '../../lib/crc32c.js';
 import { isZeroBytes } from '../../lib/iov.js';
+import { countPlain, equalCounts } from '../../lib/table-scan.js';
 import type { Hot } from '../host.js';
 import { tryNative } from './native-binding.js';
 
@@ -18,5 +19,7 @@ export const nodeHot: Hot = {
     if (b.byteLength < WORTH_BYTES) return crc32cScript(b, seed);
     return tryNative()?.crc32c(b, seed) ?? crc32cScript(b, seed);
   },
+  countPlain: (...args) => (tryNative()?.countPlain ?? countPlain)(...args),
+  equalCounts: (...args) => (tryNative()?.equalCounts ?? equalCounts)(...args),
   equal: (a, b) => Buffer.compare(a, b) === 0,
 };

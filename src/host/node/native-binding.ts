@@ -67,6 +67,8 @@ export interface NativeBinding {
   duplicate(fd: number, sendBuffer: number): number;
   isZero(b: Uint8Array): boolean;
   crc32c(b: Uint8Array, seed: number): number;
+  countPlain(table: Uint8Array, from: number, counts: Uint8Array, scan: Float64Array): number;
+  equalCounts(block: Uint8Array, counts: Uint8Array): number;
   /** `tables`: without the CPU's AES instructions. */
   xtsKey(key: Uint8Array, tables: boolean): NativeXtsKey;
   xtsAddress(key: NativeXtsKey): number;

@@ -1,6 +1,7 @@
 /** The host that a web page or worker is, as one record of ports. */
 import { crc32c } from '../../lib/crc32c.js';
 import { isZeroBytes } from '../../lib/iov.js';
+import { countPlain, equalCounts } from '../../lib/table-scan.js';
 import type { Host } from '../host.js';
 import { blobFiles } from './blob-files.js';
 import { webCompression } from './compression.js';
@@ -31,6 +32,6 @@ export function webHost(files: ReadonlyMap<string, Blob> = new Map()): Host {
         }
       },
     },
-    hot: { isZero: isZeroBytes, crc32c },
+    hot: { isZero: isZeroBytes, crc32c, countPlain, equalCounts },
   };
 }
