@@ -216,8 +216,11 @@ export interface DriverInstance {
   tryFileRun?(offset: number, bytes: number): FileRun | undefined;
   /** Stores `iov`; `flags` holds only what `writeFlags` lists. */
   write?(offset: number, iov: Iov, flags: number): Promise<void>;
-  /** Transfers go through this host's page cache: small ones cost little more than their bytes. */
-  readonly isCached?: boolean;
+  /**
+   * Transfers go through this host's page cache, so that small ones cost little more than their
+   * bytes; false: a file of this host that is not cached (O_DIRECT).
+   */
+  readonly isCached?: boolean | undefined;
   /** Or-ed {@link Req} flags that `write` handles itself (fua, writeUnchanged, …). */
   readonly writeFlags?: number;
   /**

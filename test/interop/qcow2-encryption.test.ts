@@ -366,12 +366,23 @@ const combos = [
   'hash-alg=sha512',
   'hash-alg=ripemd160',
   'hash-alg=sm3',
+  'cipher-alg=serpent-128',
+  'cipher-alg=serpent-192',
+  'cipher-alg=serpent-256,cipher-mode=cbc,ivgen-alg=essiv',
+  'cipher-alg=twofish-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5',
+  'cipher-alg=twofish-192',
+  'cipher-alg=twofish-256',
+  'cipher-alg=cast5-128,cipher-mode=cbc',
+  'cipher-alg=cast5-128,cipher-mode=ctr,ivgen-alg=plain',
 ];
 
 /** Of these, what QEMU makes too. */
 const theirCombos = new Set([
   'cipher-mode=ctr',
   'cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=essiv',
+  'cipher-alg=serpent-128',
+  'cipher-alg=twofish-256',
+  'cipher-alg=cast5-128,cipher-mode=cbc',
 ]);
 
 requiresQemu10('qemu-img', 'qemu-io')('LUKS in qcow2, each cipher', () => {

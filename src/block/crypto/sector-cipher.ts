@@ -11,6 +11,7 @@ import type {
   HostCrypto,
 } from '../../host/crypto.js';
 import { BlockError } from '../errors.js';
+import { tryCipher } from './soft-cipher.js';
 
 export type IvGenerator = 'plain' | 'plain64' | 'essiv';
 
@@ -107,12 +108,12 @@ function bulkSectors(bulk: BulkCipher, sectorBytes: number): SectorCipher {
 }
 
 function modeCipher(crypto: HostCrypto, spec: SectorCipherSpec): HostCipher {
-  const direct = crypto.tryCipher(spec.cipher, spec.mode, spec.key);
+  const direct = tryCipher(crypto, spec.cipher, spec.mode, spec.key);
   if (direct !== undefined) return direct;
   if (spec.mode === 'xts' && cipherSizes[spec.cipher].block === 16) {
     const half = spec.key.byteLength / 2;
-    const data = crypto.tryCipher(spec.cipher, 'ecb', spec.key.subarray(0, half));
-    const tweak = crypto.tryCipher(spec.cipher, 'ecb', spec.key.subarray(half));
+    const data = tryCipher(crypto, spec.cipher, 'ecb', spec.key.subarray(0, half));
+    const tweak = tryCipher(crypto, spec.cipher, 'ecb', spec.key.subarray(half));
     if (data !== undefined && tweak !== undefined) return xtsOverEcb(data, tweak);
   }
   throw new BlockError(
@@ -189,7 +190,7 @@ function essivCipher(crypto: HostCrypto, spec: SectorCipherSpec): HostCipher {
     (name) => name.split('-')[0] === family && cipherSizes[name].key === salt.byteLength,
   );
   const name = fits[0];
-  const cipher = name === undefined ? undefined : crypto.tryCipher(name, 'ecb', salt);
+  const cipher = name === undefined ? undefined : tryCipher(crypto, name, 'ecb', salt);
   if (cipher === undefined) {
     throw new BlockError(
       'ENOTSUP',

@@ -140,13 +140,15 @@ export async function markInUse(image: Qcow2Image): Promise<void> {
   const { bitmapEntries: entries, header, file } = image;
   const ext = header.extensions.bitmaps;
   if (ext === undefined || entries.every((e) => (e.flags & BitmapFlag.inUse) !== 0)) return;
-  for (const entry of entries) entry.flags |= BitmapFlag.inUse;
+  const marked = entries.map((e) => ({ ...e, flags: e.flags | BitmapFlag.inUse }));
   try {
-    await file.write(ext.bitmap_directory_offset, Iov.of(encodeDirectory(entries)));
+    await file.write(ext.bitmap_directory_offset, Iov.of(encodeDirectory(marked)));
     await file.flush();
   } catch (e) {
     throw withErrno("Can't update bitmap directory", e);
   }
+  // Not before: who tries again after a failure has to write them again.
+  for (const entry of entries) entry.flags |= BitmapFlag.inUse;
 }
 
 /**

@@ -39,7 +39,7 @@ export function writeData(
   host: HostOffset,
   iov: Iov,
 ): Promise<void> {
-  const growing = image.dataGrowth.before(host + iov.bytes);
+  const growing = image.dataGrowth.before(host + iov.bytes, iov.bytes);
   const event = image.file.debugEvent('write_aio');
   if (growing === undefined && event === undefined && image.crypto === undefined) {
     return image.inFlight.track(image.dataFile.write(host, iov));

@@ -14,13 +14,27 @@
  * lies before that), and who is given more meanwhile waits before writing there. An allocation
  * that fails is undone by the file driver, which cuts again: so the first step allocates nothing,
  * and after it every write has asked `before`, hence lies inside the file.
+ *
+ * Blocks that are allocated but were never written cost each first write a change of metadata as
+ * well: more than a small direct write itself. So ahead of a stream of such writes zeroes are
+ * written in large pieces, into what nobody was given; who is given some of it meanwhile waits
+ * for them (`before`), and who works on the whole image waits for all (`settled`).
  */
 import type { Child } from '../../block/child.js';
+import { Iov } from '../../lib/iov.js';
 
 const FIRST_STEP = 1024 * 1024;
 const LARGEST_STEP = 64 * 1024 * 1024;
 /** Extending writes before the file is grown ahead. */
 const PATIENCE = 4;
+
+/** Zeroes that are written at once, and the longest writes for which they are. */
+const FILL_STEP = 1024 * 1024;
+const FILL_FOR = 32 * 1024;
+/** Small writes near the end before the first zeroes. */
+const FILL_PATIENCE = 8;
+/** Borders of zeroes: no device has larger blocks for O_DIRECT. */
+const FILL_ALIGN = 4096;
 
 export class FileGrowth {
   readonly #file: Child;
@@ -38,6 +52,13 @@ export class FileGrowth {
   /** Allocate blocks with the next step; undefined: not yet. */
   #allocates: boolean | undefined;
   #growing: Promise<void> | undefined;
+  /** Makes the zeroes; undefined: nothing is filled. */
+  #zeroes: (() => Uint8Array) | undefined;
+  #fillPatience = FILL_PATIENCE;
+  /** Where the last zeroes begin and end; being written while `#filling` is set. */
+  #fillFrom = 0;
+  #fillEnd = 0;
+  #filling: Promise<void> | undefined;
 
   constructor(file: Child, zeroInit: boolean) {
     this.#file = file;
@@ -45,6 +66,12 @@ export class FileGrowth {
     this.#base = file.size;
     this.#freshFrom = file.size;
     this.#durableSize = file.size;
+  }
+
+  /** Zeroes are written ahead of small writes; `zeroes` gives memory that stays zero. */
+  fillAhead(zeroes: (bytes: number) => Uint8Array): void {
+    let memory: Uint8Array | undefined;
+    if (this.#zeroInit) this.#zeroes = () => (memory ??= zeroes(FILL_STEP));
   }
 
   /** End of what has been given out. */
@@ -59,17 +86,63 @@ export class FileGrowth {
     return fresh;
   }
 
-  /** Makes room for a write that ends at `end`; undefined when there is nothing to wait for. */
-  before(end: number): Promise<void> | undefined {
-    if (end <= this.#file.size || !this.#possible) return undefined;
-    if (this.#growing !== undefined) return this.#growing.then(() => this.before(end));
+  /**
+   * Makes room for a write that ends at `end`; undefined when there is nothing to wait for.
+   * `bytes`: length of a write of guest data.
+   */
+  before(end: number, bytes = 0): Promise<void> | undefined {
+    if (end > this.#file.size && this.#possible) return this.#makeRoom(end, bytes);
+    if (this.#zeroes !== undefined && bytes > 0 && bytes <= FILL_FOR) this.#fill(end);
+    if (this.#filling === undefined || end <= this.#fillFrom) return undefined;
+    return this.#filling.then(() => this.before(end, bytes));
+  }
+
+  #makeRoom(end: number, bytes: number): Promise<void> | undefined {
+    if (this.#growing !== undefined) return this.#growing.then(() => this.before(end, bytes));
     if (++this.#extensions <= PATIENCE) return undefined;
     const to = Math.max(end, this.#freshFrom) + this.#step;
     this.#step = Math.min(this.#step * 2, LARGEST_STEP);
-    return this.#grow(to).catch(() => {
-      // Devices and peers of fixed size, full disks: the write itself will tell.
-      this.#possible = false;
-    });
+    return this.#grow(to)
+      .catch(() => {
+        // Devices and peers of fixed size, full disks: the write itself will tell.
+        this.#possible = false;
+      })
+      .then(() => this.before(end, bytes));
+  }
+
+  /** Before a small write that ends at `end`: zeroes beyond all that has been given out. */
+  #fill(end: number): void {
+    if (this.#filling !== undefined || this.#growing !== undefined) return;
+    if (this.#freshFrom - end > FILL_STEP) return;
+    if (this.#fillPatience > 0) {
+      this.#fillPatience--;
+      return;
+    }
+    if (this.#fillEnd - this.#freshFrom >= FILL_STEP / 2) return;
+    const from = Math.ceil(Math.max(this.#freshFrom, this.#fillEnd) / FILL_ALIGN) * FILL_ALIGN;
+    const most = Math.min(FILL_STEP, this.#file.size - from);
+    const zeroes = this.#zeroes?.();
+    if (most < FILL_STEP / 2 || zeroes === undefined) return;
+    const bytes = most - (most % FILL_ALIGN);
+    this.#fillFrom = from;
+    this.#fillEnd = from + bytes;
+    this.#filling = this.#file.write(from, Iov.of(zeroes.subarray(0, bytes))).then(
+      () => {
+        this.#filling = undefined;
+      },
+      () => {
+        // The write that comes to this place tells about the error.
+        this.#filling = this.#zeroes = undefined;
+      },
+    );
+  }
+
+  /** Nothing that was begun here is in flight. */
+  async settled(): Promise<void> {
+    while (this.#growing !== undefined || this.#filling !== undefined) {
+      await this.#growing;
+      await this.#filling;
+    }
   }
 
   /** Grows the file to `to`; only when it does not grow already. */
@@ -130,7 +203,8 @@ export class FileGrowth {
    */
   async trim(unused = 0): Promise<void> {
     const end = Math.max(this.#freshFrom - unused, this.#base);
-    while (this.#growing !== undefined) await this.#growing;
+    await this.settled();
+    this.#fillEnd = Math.min(this.#fillEnd, end);
     if (!this.#grownAhead || this.#file.size <= end) return;
     this.#grownAhead = false;
     this.#durableSize = Math.min(this.#durableSize, end);
@@ -146,5 +220,6 @@ export class FileGrowth {
     this.#base = Math.min(this.#base, end);
     this.#freshFrom = Math.min(this.#freshFrom, end);
     this.#durableSize = Math.min(this.#durableSize, end);
+    this.#fillEnd = Math.min(this.#fillEnd, end);
   }
 }

@@ -233,6 +233,7 @@ export class Qcow2Image {
       try {
         await this.writes.settleAll();
         await this.inFlight.barrier();
+        await this.growth.settled();
         await this.writeback.everything();
         return await fn();
       } finally {

@@ -156,6 +156,13 @@ export class Qcow2Instance implements DriverInstance {
     return id === undefined ? {} : { 'encrypt.key-secret': id };
   }
 
+  /** What the growth of the files does on its own. */
+  async drainBegin(): Promise<void> {
+    const { growth, dataGrowth } = this.image;
+    await growth.settled();
+    await dataGrowth.settled();
+  }
+
   debugEvent(event: string): Promise<void> | undefined {
     return this.image.file.debugEvent(event);
   }

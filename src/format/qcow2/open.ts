@@ -83,6 +83,10 @@ async function buildImage(
   await loadTables(image);
   const zeroInit = await growsZeroed(file);
   image.growth = new FileGrowth(file, zeroInit);
+  if (file.node.instance.isCached === false) {
+    const { files } = host;
+    image.growth.fillAhead((n) => files?.alignedBuffer?.(n) ?? new Uint8Array(n));
+  }
   image.dataGrowth = image.growth;
   image.alloc = new Allocator(image);
   image.overlap = new OverlapChecker(image);

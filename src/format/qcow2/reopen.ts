@@ -1,6 +1,6 @@
 /** Changing runtime options of an open image: checked first, then all at once. */
 import type { ReopenRequest, ReopenStep } from '../../block/driver.js';
-import { errorText, withErrno } from '../../block/errors.js';
+import { messageOf, withErrno } from '../../block/errors.js';
 import { MetaCache } from './cache.js';
 import { settle, tryKeepBitmaps } from './close.js';
 import type { Qcow2Image } from './image.js';
@@ -68,6 +68,6 @@ async function claimBitmaps(image: Qcow2Image): Promise<void> {
     await (await import('./bitmaps.js')).markInUse(image);
   } catch (e) {
     image.unusable = true;
-    image.graph.warn(`Failed to make dirty bitmaps writable: ${errorText(e)}`);
+    image.graph.warn(`Failed to make dirty bitmaps writable: ${messageOf(e)}`);
   }
 }

@@ -77,8 +77,9 @@ export class FileInstance implements DriverInstance {
     return this.#file.kind === 'regular';
   }
 
-  get isCached(): boolean {
-    return this.#file.cached === true;
+  get isCached(): boolean | undefined {
+    if (this.#isRegular && this.#file.direct) return false;
+    return this.#file.cached === true ? true : undefined;
   }
 
   length(): Promise<number> {

@@ -4,9 +4,13 @@
 // simulated disks (seeds printed), injected errors at each write; images changed byte by byte.
 import { describe, expect, it } from 'vitest';
 import { DirtyBitmap } from '../../../src/block/dirty-bitmap.js';
+import { Perm } from '../../../src/block/types.js';
+import { Qcow2Instance } from '../../../src/format/qcow2/instance.js';
+import { BitmapFlag } from '../../../src/format/qcow2/bitmap-directory.js';
+import { reopenNode } from '../../../src/block/reopen.js';
 import type { Backend } from '../../../src/index.js';
 import type { Random } from '../../support/index.js';
-import { failure, seededRandom } from '../../support/index.js';
+import { failure, failureCode, seededRandom } from '../../support/index.js';
 import type { Shape, TestImage } from './support.js';
 import { check, Iov, imagePath, makeImage, openImage, randomRange } from './support.js';
 
@@ -169,6 +173,35 @@ describe('bitmaps in the image', () => {
       expect(backend.node.dirtyBitmaps.get('b')?.inconsistent).toBe(false);
       return Promise.resolve();
     });
+  });
+
+  it('that cannot be marked in use when the image becomes writable keep it from being written', async () => {
+    const image = await makeImage(plain, seededRandom());
+    await using(image, (backend) => addBitmap(backend, 'b', 64 * KiB));
+    for (const op of ['write', 'flush'] as const) {
+      const { backend, graph, warnings } = await openImage(image, {}, { writable: false });
+      image.files.inject({ op, code: 'EIO', times: 1 });
+      await reopenNode(backend.node, { options: { 'read-only': false } });
+      expect(warnings).toEqual([
+        "Failed to make dirty bitmaps writable: Can't update bitmap directory: Input/output error",
+      ]);
+      await backend.setPerms({ perm: Perm.consistentRead | Perm.write, shared: Perm.all });
+      const data = Iov.of(new Uint8Array(512).fill(1));
+      expect(await failureCode(backend.write(0, data))).toBe('ENOMEDIUM');
+      const { instance } = backend.node;
+      if (!(instance instanceof Qcow2Instance)) throw new Error('not a qcow2 node');
+      const [entry] = instance.image.bitmapEntries;
+      // Not believed to be marked: an attempt to write it again would write it.
+      expect(entry!.flags & BitmapFlag.inUse).toBe(0);
+      await backend.close();
+      await graph.close();
+      // Nothing was written but, at most, the flag.
+      const after = await openImage(image, {}, { writable: false });
+      const inconsistent = after.backend.node.dirtyBitmaps.get('b')?.inconsistent;
+      expect(inconsistent).toBe(op === 'flush');
+      await after.backend.close();
+      await after.graph.close();
+    }
   });
 
   it('a failed write is dirty', async () => {

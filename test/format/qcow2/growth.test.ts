@@ -7,6 +7,8 @@ import { Iov } from '../../../src/index.js';
 import { createImage, prepareCreate } from '../../../src/block/create.js';
 import { readBytes, testGraph } from '../../support/graphs.js';
 import { seededRandom, tempDir } from '../../support/index.js';
+import type { Shape } from './support.js';
+import { check, makeImage, openImage } from './support.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -42,5 +44,50 @@ describe('growth of the file', () => {
         `write ${i} at ${offset}`,
       ).toBe(true);
     }
+  });
+
+  it('writes zeroes ahead of small direct writes, never over what somebody was given', async () => {
+    const random = seededRandom();
+    const shape: Shape = {
+      name: 'direct',
+      create: '',
+      size: 16 * MIB,
+      clusterSize: 64 * KIB,
+      alignment: 512,
+      reorder: true,
+    };
+    const image = await makeImage(shape, random);
+    let ahead = 0;
+    image.files.onOp = (op, _path, _offset, bytes) => {
+      if (op === 'write' && bytes === MIB) ahead++;
+    };
+    const disk = await openImage(image);
+    const model = new Uint8Array(shape.size);
+    for (let at = 0; at < 6 * MIB;) {
+      // A stream with several requests in flight, and now and then a large write elsewhere.
+      const writes: Promise<void>[] = [];
+      for (let i = random.int(1, 8); i > 0; i--, at += 8 * KIB) {
+        const bytes = random.bytes(8 * KIB);
+        model.set(bytes, at);
+        writes.push(disk.backend.write(at, Iov.of(bytes)));
+      }
+      if (random.chance(0.1)) {
+        const far = random.int(100, 255) * 64 * KIB;
+        const bytes = random.bytes(Math.min(300 * KIB, shape.size - far));
+        model.set(bytes, far);
+        writes.push(disk.backend.write(far, Iov.of(bytes)));
+      }
+      await Promise.all(writes);
+    }
+    image.files.onOp = undefined;
+    expect(ahead).toBeGreaterThanOrEqual(4);
+    await disk.backend.detach();
+    await disk.graph.close();
+    const again = await openImage(image);
+    expect(await readBytes(again.backend, 0, shape.size)).toEqual(model);
+    const found = await check(again.backend);
+    expect([found.corruptions, found.leaks]).toEqual([0, 0]);
+    await again.backend.detach();
+    await again.graph.close();
   });
 });

@@ -59,6 +59,13 @@ const tiny = { 'l2-cache-size': 1024, 'l2-cache-entry-size': 512 };
 const shapes: readonly Shape[] = [
   { name: '64k clusters', create: '', size: 2 * MiB, clusterSize: 64 * KiB },
   {
+    name: '64k clusters, O_DIRECT: zeroes are written ahead',
+    create: '',
+    size: 2 * MiB,
+    clusterSize: 64 * KiB,
+    alignment: 512,
+  },
+  {
     name: '512-byte clusters, tiny caches',
     create: 'cluster_size=512,refcount_bits=64',
     size: 128 * KiB,

@@ -2,7 +2,8 @@
 // read and written in the file is counted, tables are poked so that a write would hit metadata.
 import { describe, expect, it } from 'vitest';
 import type { Backend, NodeOptions } from '../../../src/index.js';
-import { failureCode, Random } from '../../support/index.js';
+import { DirtyBitmap } from '../../../src/block/dirty-bitmap.js';
+import { FakeClock, failureCode, fakeHost, Random, testGraph } from '../../support/index.js';
 import type { TestImage } from './support.js';
 import { check, imagePath, Iov, makeImage, openImage } from './support.js';
 
@@ -10,6 +11,7 @@ const KiB = 1024;
 const CLUSTER = 64 * KiB;
 const COPIED = 1n << 63n;
 const DIRTY = 1n;
+const CORRUPT = 2n;
 const facts = { dateSec: 1, dateNsec: 0, vmStateSize: 0, vmClockNsec: 0n, icount: 0n };
 
 const bytesOf = (n: number, value: number): Iov => Iov.of(new Uint8Array(n).fill(value));
@@ -156,9 +158,42 @@ describe('caches', () => {
   });
 });
 
+describe('cache-clean-interval', () => {
+  it('drops tables that nobody used for so many seconds, and 0 never', async () => {
+    const image = await newImage();
+    await using(image, {}, (disk) => disk.write(0, bytesOf(CLUSTER, 1)));
+    const clock = new FakeClock();
+    const graph = testGraph({ host: fakeHost({ files: image.files, clock }) });
+    const file = { driver: 'file', filename: imagePath };
+    const readsAfter = async (seconds: number, interval: number): Promise<number> => {
+      const options = { driver: 'qcow2', file, 'cache-clean-interval': interval };
+      const disk = await graph.openBackend({ options, flags: { writable: true } });
+      await disk.read(0, Iov.alloc(512));
+      await clock.advance(seconds * 1000);
+      let tables = 0;
+      image.files.onOp = (op, _path, _offset, bytes) => {
+        if (op === 'read' && bytes > 512) tables++;
+      };
+      await disk.read(0, Iov.alloc(512));
+      image.files.onOp = undefined;
+      await disk.detach();
+      return tables;
+    };
+    // Used in the first interval, not in the second.
+    expect(await readsAfter(9, 10)).toBe(0);
+    expect(await readsAfter(11, 10)).toBe(0);
+    expect(await readsAfter(21, 10)).toBe(1);
+    expect(await readsAfter(10_000, 0)).toBe(0);
+    expect(clock.pending).toBe(0);
+    await graph.close();
+  });
+});
+
 describe('overlap checks', () => {
   /** Where things are in an image with a snapshot, a bitmap-free one. */
   interface Places {
+    readonly header: number;
+    readonly directory: number;
     readonly l1: number;
     readonly l2: number;
     readonly reftable: number;
@@ -169,13 +204,25 @@ describe('overlap checks', () => {
   }
 
   /** The structure is named by the mapping of the first cluster, which is then written. */
-  async function writeInto(at: (p: Places) => number, options: NodeOptions): Promise<string> {
+  async function writeInto(
+    at: (p: Places) => number,
+    options: NodeOptions,
+    bitmap = false,
+  ): Promise<string> {
     const image = await newImage();
     await using(image, {}, async (disk) => {
       await disk.write(0, bytesOf(CLUSTER, 7));
       await disk.node.instance.snapshots!.create({ ...facts, name: 's' });
       await disk.write(0, bytesOf(CLUSTER, 8));
     });
+    if (bitmap) {
+      await using(image, {}, (disk) => {
+        const init = { name: 'b', granularity: CLUSTER, enabled: true, persistent: true };
+        const dirty = new DirtyBitmap({ ...init, bytes: disk.size });
+        disk.node.dirtyBitmaps.set('b', dirty);
+        return Promise.resolve();
+      });
+    }
     const v = view(image);
     const u64 = (offset: number): number => Number(v.getBigUint64(offset) & 0x00ff_ffff_ffff_fe00n);
     const l1 = u64(40);
@@ -183,6 +230,8 @@ describe('overlap checks', () => {
     const snapshots = u64(64);
     const inactiveL1 = u64(snapshots);
     const places = {
+      header: 0,
+      directory: bitmap ? directoryOffset(v) : 0,
       l1,
       l2: u64(l1),
       reftable,
@@ -200,6 +249,11 @@ describe('overlap checks', () => {
       );
     const { backend, graph } = await openImage(image, options);
     const got = await write(backend);
+    if (got !== 'written') {
+      // It is over for this node, and marked on disk.
+      expect(incompatible(image) & CORRUPT).toBe(CORRUPT);
+      expect(await failureCode(backend.write(512 * KiB, bytesOf(512, 1)))).toBe('ENOMEDIUM');
+    }
     await backend.detach().catch(() => undefined);
     await graph.close().catch(() => undefined);
     return got;
@@ -214,6 +268,26 @@ describe('overlap checks', () => {
     ['inactive-l1', (p) => p.inactiveL1, 'cached'],
     ['inactive-l2', (p) => p.inactiveL2, 'all'],
   ];
+
+  /** `offset` of the extension with the magic 0x23852875. */
+  function directoryOffset(v: DataView): number {
+    let at = v.getUint32(100);
+    while (v.getUint32(at) !== 0x2385_2875) at += 8 + Math.ceil(v.getUint32(at + 4) / 8) * 8;
+    return Number(v.getBigUint64(at + 24));
+  }
+
+  it('bitmap-directory is guarded by its flag and by all modes but none', async () => {
+    const at = (p: Places): number => p.directory;
+    for (const mode of order) {
+      const want = mode === 'none' ? 'written' : 'EIO';
+      expect(await writeInto(at, { 'overlap-check': mode }, true), mode).toBe(want);
+    }
+    const alone = { template: 'none', 'bitmap-directory': true };
+    expect(await writeInto(at, { 'overlap-check': alone }, true)).toBe('EIO');
+    const without = { template: 'all', 'bitmap-directory': false };
+    expect(await writeInto(at, { 'overlap-check': without }, true)).toBe('written');
+  });
+
   const order = ['none', 'constant', 'cached', 'all'];
 
   it.each(structures)(
