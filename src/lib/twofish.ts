@@ -1,6 +1,6 @@
 /**
- * Twofish: B. Schneier et al., "Twofish: A 128-Bit Block Cipher" (1998). Blocks of 16 bytes, keys of
- * 16, 24 or 32; words little-endian. The key-dependent S-boxes are multiplied out with the MDS
+ * Twofish: B. Schneier et al., "Twofish: A 128-Bit Block Cipher" (1998). Blocks of 16 bytes, keys
+ * of 16, 24 or 32; words little-endian. The key-dependent S-boxes are multiplied out with the MDS
  * matrix once for each key ("full keying").
  */
 import type { BlockCipher } from './block-cipher.js';

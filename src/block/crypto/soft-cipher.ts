@@ -1,6 +1,6 @@
 /**
- * Block ciphers that hosts lack (Serpent, Twofish, CAST5) in the modes ecb, cbc and ctr. XTS is made
- * from ecb in sector-cipher.ts.
+ * Block ciphers that hosts lack (Serpent, Twofish, CAST5) in the modes ecb, cbc and ctr. XTS is
+ * made from ecb in sector-cipher.ts.
  */
 import type { CipherMode, CipherName, HostCipher, HostCrypto } from '../../host/crypto.js';
 import type { BlockCipher } from '../../lib/block-cipher.js';

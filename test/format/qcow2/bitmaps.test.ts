@@ -175,7 +175,7 @@ describe('bitmaps in the image', () => {
     });
   });
 
-  it('that cannot be marked in use when the image becomes writable keep it from being written', async () => {
+  it('that cannot be marked in use keep an image from becoming writable', async () => {
     const image = await makeImage(plain, seededRandom());
     await using(image, (backend) => addBitmap(backend, 'b', 64 * KiB));
     for (const op of ['write', 'flush'] as const) {
