@@ -26,10 +26,13 @@ function load(name) {
     process.exitCode = 1;
     return;
   }
-  const cache = path.join(folder, `${name}.${text.slice(2, 18)}.cache`);
+  // The command has a cache of its own, or the general one will do.
+  const base = path.join(folder, `${name}.${text.slice(2, 18)}`);
+  const words = process.argv.slice(2, name === 'vdisk' ? 4 : 3).join('-');
+  const own = /^[a-z-]+$/.test(words) ? tryReadBytes(`${base}.${words}.cache`) : undefined;
   const script = new vm.Script(
     `(function (exports, require, module, __filename, __dirname) {${text}\n})`,
-    { filename: file, cachedData: tryReadBytes(cache) },
+    { filename: file, cachedData: own ?? tryReadBytes(`${base}.cache`) },
   );
   const start = () => {
     const module = { exports: {} };

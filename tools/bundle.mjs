@@ -93,8 +93,8 @@ function writeTool(path, text) {
   });
   const content = `/*${id}*/${ascii}`;
   if (tryRead(path) !== content) writeAtomically(path, content);
-  const cache = path.replace(/\.cjs$/, `.${id}.cache`);
-  if (existsSync(cache)) return;
+  const base = path.replace(/\.cjs$/, `.${id}`);
+  if (existsSync(`${base}.cache`)) return;
   const name = basename(path, '.cjs');
   const folder = mkdtempSync(join(tmpdir(), 'vdisk-warm-'));
   const start = (args, env = {}) =>
@@ -106,25 +106,40 @@ function writeTool(path, text) {
     });
   writeFileSync(join(folder, 'a.raw'), new Uint8Array(1 << 16));
   for (const args of WARM_UP[name] ?? []) start(args);
-  const [first, ...more] = WARM[name] ?? [['--version']];
-  const env = { VDISK_WRITE_CODE_CACHE: cache, VDISK_WARM_COMMANDS: JSON.stringify(more) };
-  start(first, env);
+  const kinds = Object.entries(WARM[name] ?? { '': [['--version']] });
+  for (const [words, [first, ...more]] of kinds) {
+    const cache = `${base}${words === '' ? '' : `.${words}`}.cache`;
+    const env = { VDISK_WRITE_CODE_CACHE: cache, VDISK_WARM_COMMANDS: JSON.stringify(more) };
+    start(first, env);
+  }
   rmSync(folder, { recursive: true });
 }
 
-/** What runs once after a build so that the code of a usual start is in the cache. */
+const fromRaw = ['convert', '-f', 'raw', '-O', 'qcow2', 'a.raw', 'b.qcow2'];
+const toRaw = ['convert', '-f', 'qcow2', '-O', 'raw', 'b.qcow2', 'b.raw'];
+
+/**
+ * What runs once after a build so that its code is in a cache: by the first words of a command
+ * line (see bin/load.cjs); '' is for all others. Each cache holds what such a command needs and
+ * no more, for V8 unpacks the whole of it at the start.
+ */
 const WARM = {
-  'vdisk-img': [
-    ['info', 'a.qcow2'],
-    ['convert', '-f', 'raw', '-O', 'qcow2', 'a.raw', 'b.qcow2'],
-    ['convert', '-f', 'qcow2', '-O', 'raw', 'b.qcow2', 'b.raw'],
-    ['check', 'b.qcow2'],
-    ['map', '--output=json', 'b.qcow2'],
-  ],
-  'vdisk-io': [['-f', 'raw', '-c', 'read 0 512', 'a.raw']],
+  'vdisk-img': {
+    '': [['info', 'a.qcow2']],
+    convert: [fromRaw, toRaw],
+    check: [['check', 'a.qcow2']],
+    map: [['map', '--output=json', 'a.qcow2']],
+  },
+  'vdisk-io': { '': [['-f', 'raw', '-c', 'read 0 512', 'a.raw']] },
   // Stops before it serves: nothing can listen there.
-  'vdisk-nbd': [['-f', 'raw', '-k', '/dev/null/socket', 'a.raw']],
-  vdisk: [['img', 'info', 'a.qcow2']],
+  'vdisk-nbd': { '': [['-f', 'raw', '-k', '/dev/null/socket', 'a.raw']] },
+  vdisk: {
+    '': [['img', 'info', 'a.qcow2']],
+    'img-convert': [
+      ['img', ...fromRaw],
+      ['img', ...toRaw],
+    ],
+  },
 };
 
 /** What runs before that, in the same folder, which also holds a.raw. */
