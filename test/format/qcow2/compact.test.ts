@@ -141,7 +141,7 @@ describe('compacting', () => {
   it.each(shapes)('$name: keeps all that the guest and others see', async (shape) => {
     const random = seededRandom();
     let shorter = 0;
-    for (let round = 0; round < 3; round++) {
+    for (let round = 0; round < 3 || (shorter === 0 && round < 30); round++) {
       const made = await makeWorn(shape, random);
       const { image } = made.disk;
       const before = lengthOf(image);
