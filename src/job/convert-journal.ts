@@ -90,7 +90,10 @@ export class ConvertJournal {
     this.done = record.done;
   }
 
-  /** The journal at `path`; undefined when there is none that says anything. */
+  /**
+   * The journal at `path`; undefined when there is none that says anything. Throws EINVAL for a
+   * file that is no journal: to begin one would overwrite it.
+   */
   static async tryOpen(files: HostFiles, path: string): Promise<ConvertJournal | undefined> {
     let file: HostFile;
     try {
@@ -99,9 +102,20 @@ export class ConvertJournal {
       if (errorCode(e) === 'ENOENT') return undefined;
       throw new BlockError(errorCode(e), `Cannot open '${path}': ${messageOf(e)}`, { cause: e });
     }
-    const records = [await readRecord(file, 0), await readRecord(file, 1)];
-    const newest = records.reduce((a, b) => ((b?.sequence ?? -1) > (a?.sequence ?? -1) ? b : a));
-    if (newest !== undefined) return new ConvertJournal(files, path, file, newest);
+    try {
+      const places = [await readPlace(file, 0), await readPlace(file, 1)];
+      // What a power cut leaves of a place that was never whole is zeroes or begins with the mark.
+      if (places.some((bytes) => ![0, MAGIC].includes(new DataView(bytes.buffer).getUint32(0)))) {
+        throw new BlockError('EINVAL', `'${path}' is not the journal of a conversion`);
+      }
+      const newest = places
+        .flatMap((bytes) => parseRecord(bytes) ?? [])
+        .sort((a, b) => b.sequence - a.sequence)[0];
+      if (newest !== undefined) return new ConvertJournal(files, path, file, newest);
+    } catch (e) {
+      await file.close();
+      throw e;
+    }
     await file.close();
     return undefined;
   }
@@ -150,10 +164,14 @@ export class ConvertJournal {
   }
 }
 
-/** The record in one of the two places, if it is whole. */
-async function readRecord(file: HostFile, place: number): Promise<JournalRecord | undefined> {
+async function readPlace(file: HostFile, place: number): Promise<Uint8Array> {
   const bytes = new Uint8Array(PLACE_BYTES);
   await file.read(place * PLACE_BYTES, Iov.of(bytes));
+  return bytes;
+}
+
+/** The record in a place, if it is whole. */
+function parseRecord(bytes: Uint8Array): JournalRecord | undefined {
   const view = new DataView(bytes.buffer);
   const length = view.getUint32(4);
   if (view.getUint32(0) !== MAGIC || length > PLACE_BYTES - HEAD_BYTES) return undefined;

@@ -143,4 +143,29 @@ describe('a conversion with a journal', () => {
     await attempt(next, plain);
     expect(Buffer.compare(await result(next, 'raw'), source)).toBe(0);
   });
+
+  it('overwrites no file that is not a journal, and begins anew on one that says nothing', async () => {
+    const random = seededRandom();
+    const files = new FakeFiles({ seed: random.uint32() });
+    files.put('/source', content(random));
+    for (const at of [0, 64 * KiB]) {
+      const foreign = new Uint8Array(at + 9000);
+      foreign.set(new TextEncoder().encode('notes of mine'), at);
+      files.put('/target.resume', foreign);
+      expect(await failure(attempt(files, cases[0]!))).toBe(
+        "'/target.resume' is not the journal of a conversion",
+      );
+      expect(Buffer.compare(files.bytesOf('/target.resume'), foreign)).toBe(0);
+      expect(files.disks.has('/target')).toBe(false);
+    }
+    // A first record that did not reach the disk, and one that was torn.
+    const torn = new Uint8Array(64 * KiB + 512);
+    torn.set([0x76, 0x72, 0x6a, 0x31, 0, 0, 3, 0, 1, 2, 3, 4], 64 * KiB);
+    for (const journal of [new Uint8Array(0), new Uint8Array(70_000), torn]) {
+      files.put('/target.resume', journal);
+      await attempt(files, cases[0]!);
+      expect(Buffer.compare(await result(files, 'raw'), files.bytesOf('/source'))).toBe(0);
+      expect(files.disks.has('/target.resume')).toBe(false);
+    }
+  });
 });
