@@ -3,14 +3,23 @@
 // Method: images made by vdisk-img and damaged byte by byte (seeds printed); a second process that
 // holds a lock; the commands that it prints are carried out.
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { truncateSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { explainFile } from '../../src/tool/vdisk/explain.js';
 import type { Explanation } from '../../src/tool/vdisk/findings.js';
 import { operand } from '../../src/tool/vdisk/findings.js';
 import { contentOf, recognise } from '../../src/tool/vdisk/recognise.js';
-import { binPath, rootPath, run, runOk, seededRandom, tempDir } from '../support/index.js';
+import {
+  binPath,
+  requires,
+  rootPath,
+  run,
+  runOk,
+  seededRandom,
+  tempDir,
+} from '../support/index.js';
 
 const vdisk = binPath('vdisk');
 const img = binPath('vdisk-img');
@@ -191,6 +200,25 @@ describe('explain', () => {
       expect(found.filename).toBe(path);
       expect(performance.now() - started).toBeLessThan(30_000);
       expect(Buffer.compare(readFileSync(path), bytes.subarray(0, length))).toBe(0);
+    }
+  });
+});
+
+requires('losetup')('loop devices over a file', () => {
+  it('are named, by whatever path the file is reached', async () => {
+    const folder = tempDir();
+    const path = await image(folder, 'löop.qcow2');
+    symlinkSync('löop.qcow2', join(folder, 'link'));
+    const made = spawnSync('losetup', ['--find', '--show', '--read-only', path]);
+    const device = made.stdout.toString().trim();
+    expect(device).toMatch(/^\/dev\/loop\d+$/);
+    try {
+      const near = relative(process.cwd(), path);
+      for (const name of [path, join(folder, 'link'), near]) {
+        expect((await explainFile(name))['loop-devices'], name).toEqual([device]);
+      }
+    } finally {
+      spawnSync('losetup', ['-d', device]);
     }
   });
 });

@@ -1,5 +1,5 @@
 /** Who uses a file: locks of files, and processes that have it open. Linux's /proc only. */
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 
 /** A process that has the file open. */
 export interface Holder {
@@ -131,18 +131,22 @@ function lockCount(ino: number, dev: number): number {
     .filter((line) => line.split(/\s+/).includes(id)).length;
 }
 
+/** The file under a loop device; empty when there is none. */
+function backingFile(name: string): string {
+  const text = tryRead(`/sys/block/${name}/loop/backing_file`);
+  return Buffer.from(text, 'latin1').toString('utf8').replace(/\n$/, '');
+}
+
+/** The kernel names backing files by their whole path, without links. */
 function loopsOver(path: string): string[] {
   let real: string;
   try {
-    real = readlinkSync(path);
+    real = realpathSync(path);
   } catch {
-    real = path;
+    return [];
   }
   return entries('/sys/block')
     .filter((name) => name.startsWith('loop'))
-    .filter((name) => {
-      const file = tryRead(`/sys/block/${name}/loop/backing_file`).trim();
-      return file !== '' && (file === path || file === real);
-    })
+    .filter((name) => backingFile(name) === real)
     .map((name) => `/dev/${name}`);
 }
