@@ -84,6 +84,19 @@ describe('discards', () => {
     expect(await deletion({ 'pass-discard-snapshot': false })).toBeLessThan(4 * CLUSTER);
   });
 
+  it('pass-discard-other: tables that were given up', async () => {
+    const growth = async (options: NodeOptions): Promise<number> => {
+      // An L1 table of one cluster maps 2 MiB, so that it has to move.
+      const image = await newImage('cluster_size=512', 1024 * KiB, 512);
+      return punched(image, () =>
+        using(image, options, (disk) => disk.truncate(16 * 1024 * KiB, { exact: true })),
+      );
+    };
+    expect(await growth({ 'pass-discard-other': true })).toBeGreaterThanOrEqual(512);
+    expect(await growth({ 'pass-discard-other': false })).toBe(0);
+    expect(await growth({})).toBe(0);
+  });
+
   it('discard-no-unref: the clusters stay, and are written again in place', async () => {
     const places = async (options: NodeOptions): Promise<[bigint, bigint]> => {
       const image = await newImage();
