@@ -144,7 +144,7 @@ describe('a conversion with a journal', () => {
     expect(Buffer.compare(await result(next, 'raw'), source)).toBe(0);
   });
 
-  it('overwrites no file that is not a journal, and begins anew on one that says nothing', async () => {
+  it('overwrites no file that is not a journal, and begins anew on an empty one', async () => {
     const random = seededRandom();
     const files = new FakeFiles({ seed: random.uint32() });
     files.put('/source', content(random));
