@@ -15,7 +15,7 @@ import type { Allocator } from './allocate.js';
 import type { DirectoryEntry } from './bitmap-directory.js';
 import type { MetaCache } from './cache.js';
 import type { ClusterKeeper } from './compressed-read.js';
-import type { FileGrowth } from './growth.js';
+import type { FileGrowth } from '../../block/file-growth.js';
 import type { Qcow2Header } from './header.js';
 import { storeHeader } from './header-switch.js';
 import { InFlight } from './in-flight.js';

@@ -1,82 +1,11 @@
 /**
- * On-disk structures of qcow2 as tables: types, codecs and dumps come from them.
+ * On-disk structures of qcow2 as tables: types, codecs and dumps come from them (lib/fields.ts).
  *
- * Specification: QEMU 10, docs/interop/qcow2. All numbers are big endian. Fields of type
- * `bits` are sets of flags and decode to `bigint`; all others decode to `number`, which is exact
- * up to 2^53 - 1: whoever uses a 64-bit offset or size must refuse larger values first
- * (`isOffset`), as the validation in header.ts does.
+ * Specification: QEMU 10, docs/interop/qcow2. All numbers are big endian.
  */
+import type { Field, RecordOf } from '../../lib/fields.js';
 
-/** One field of a structure; `offset` and `width` are bytes. */
-export interface Field {
-  readonly field: string;
-  readonly offset: number;
-  readonly width: 1 | 2 | 4 | 8;
-  /** Decode to bigint. */
-  readonly bits?: true;
-  readonly meaning: string;
-}
-
-/** The record that a table of fields describes. */
-export type RecordOf<F extends readonly Field[]> = {
-  -readonly [E in F[number] as E['field']]: E extends { readonly bits: true } ? bigint : number;
-};
-
-/** Reads the fields that lie wholly inside `bytes`; the others are 0. */
-export function decodeFields<const F extends readonly Field[]>(
-  fields: F,
-  bytes: Uint8Array,
-  start = 0,
-): RecordOf<F> {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const out: Record<string, number | bigint> = {};
-  for (const { field, offset, width, bits } of fields) {
-    const at = start + offset;
-    const inside = at + width <= bytes.byteLength;
-    if (bits === true) out[field] = inside ? view.getBigUint64(at) : 0n;
-    else out[field] = inside ? readUint(view, at, width) : 0;
-  }
-  return out as RecordOf<F>;
-}
-
-/** Writes the fields that lie wholly inside `bytes`. */
-export function encodeFields<const F extends readonly Field[]>(
-  fields: F,
-  record: RecordOf<F>,
-  bytes: Uint8Array,
-  start = 0,
-): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const values = record as Readonly<Record<string, number | bigint>>;
-  for (const { field, offset, width } of fields) {
-    const at = start + offset;
-    if (at + width > bytes.byteLength) continue;
-    const value = values[field] ?? 0;
-    if (width === 8) {
-      if (typeof value === 'bigint') view.setBigUint64(at, value);
-      else writeU64(view, at, value);
-    } else if (width === 4) view.setUint32(at, Number(value));
-    else if (width === 2) view.setUint16(at, Number(value));
-    else view.setUint8(at, Number(value));
-  }
-}
-
-function readUint(view: DataView, at: number, width: 1 | 2 | 4 | 8): number {
-  if (width === 8) return readU64(view, at);
-  if (width === 4) return view.getUint32(at);
-  return width === 2 ? view.getUint16(at) : view.getUint8(at);
-}
-
-/** An unsigned 64-bit number; rounded above 2^53. */
-export function readU64(view: DataView, at: number): number {
-  return view.getUint32(at) * 0x1_0000_0000 + view.getUint32(at + 4);
-}
-
-/** Stores 0 to 2^53 - 1 as 64 bits. */
-export function writeU64(view: DataView, at: number, value: number): void {
-  view.setUint32(at, Math.floor(value / 0x1_0000_0000));
-  view.setUint32(at + 4, value % 0x1_0000_0000);
-}
+export { decodeFields, encodeFields, readU64, writeU64 } from '../../lib/fields.js';
 
 /** `QFI\xfb` */
 export const MAGIC = 0x514649fb;

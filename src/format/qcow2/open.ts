@@ -7,7 +7,7 @@ import { Iov } from '../../lib/iov.js';
 import { Allocator } from './allocate.js';
 import { MetaCache } from './cache.js';
 import { ClusterKeeper } from './compressed-read.js';
-import { FileGrowth } from './growth.js';
+import { FileGrowth } from '../../block/file-growth.js';
 import type { Qcow2Header } from './header.js';
 import { headerGeometry, headerSpan, parseHeader } from './header.js';
 import { Qcow2Image } from './image.js';

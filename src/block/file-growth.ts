@@ -20,8 +20,8 @@
  * written in large pieces, into what nobody was given; who is given some of it meanwhile waits
  * for them (`before`), and who works on the whole image waits for all (`settled`).
  */
-import type { Child } from '../../block/child.js';
-import { Iov } from '../../lib/iov.js';
+import type { Child } from './child.js';
+import { Iov } from '../lib/iov.js';
 
 const FIRST_STEP = 1024 * 1024;
 const LARGEST_STEP = 64 * 1024 * 1024;
