@@ -6,7 +6,7 @@ import type { Random } from '../../support/index.js';
 import { missingCommands, run, tempDir } from '../../support/index.js';
 import type { History } from './power-history.js';
 import type { TestImage } from './support.js';
-import { Iov, imagePath, openImage } from './support.js';
+import { Iov, imagePath, openImage, secrets } from './support.js';
 
 /** What a restart would find, and what it may find. */
 export interface Cut {
@@ -20,9 +20,13 @@ const hasQemu = missingCommands('qemu-img').length === 0;
 let judged = 0;
 
 /** Opens what is left, repairs leaks, and looks at everything. */
-export async function judge({ image, history }: Cut, random: Random): Promise<void> {
+export async function judge(
+  { image, history }: Cut,
+  random: Random,
+  withQemu = judged++ % QEMU_EVERY === 0,
+): Promise<void> {
   const { shape } = image;
-  if (hasQemu && judged++ % QEMU_EVERY === 0) await qemuAgrees(image);
+  if (hasQemu && withQemu) await qemuAgrees(image);
   const next = await openImage(image);
   await repairLeaks(next.backend);
   await history.judge(next.backend, shape.clusterSize);
@@ -52,9 +56,11 @@ async function repairLeaks(disk: Backend): Promise<void> {
 }
 
 /** `qemu-img check -r leaks` finds nothing else, and nothing afterwards. */
-async function qemuAgrees({ files }: TestImage): Promise<void> {
+async function qemuAgrees({ files, shape }: TestImage): Promise<void> {
   const folder = tempDir();
   const options: Record<string, unknown> = { driver: 'qcow2', backing: null };
+  const keys = shape.encrypt === undefined ? [] : ['--object', `secret,id=s0,data=${secrets.s0}`];
+  if (shape.encrypt !== undefined) options['encrypt.key-secret'] = 's0';
   for (const path of files.disks.keys()) {
     if (path === '/base') continue;
     const filename = join(folder, path);
@@ -64,8 +70,9 @@ async function qemuAgrees({ files }: TestImage): Promise<void> {
   const name = `json:${JSON.stringify(options)}`;
   // With the dirty bit set, refcounts lag: qemu-img repairs that when it opens the image to write.
   const isDirty = (files.bytesOf(imagePath)[79]! & 1) !== 0;
-  const first = await run('qemu-img', ['check', '-r', isDirty ? 'all' : 'leaks', name]);
-  const second = await run('qemu-img', ['check', name]);
+  const check = ['check', ...keys];
+  const first = await run('qemu-img', [...check, '-r', isDirty ? 'all' : 'leaks', name]);
+  const second = await run('qemu-img', [...check, name]);
   if (second.status === 0) return;
   throw new Error(`qemu-img: ${first.stdout}${first.stderr}\n${second.stdout}${second.stderr}`);
 }

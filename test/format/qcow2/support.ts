@@ -25,10 +25,26 @@ export interface Shape {
   readonly snapshots?: number | 'none';
   /** Requests to files complete in random order. */
   readonly reorder?: boolean;
+  /** Encrypted with the password of the secret `s0`. */
+  readonly encrypt?: 'luks' | 'aes';
 }
 
 export const imagePath = '/t.qcow2';
 const basePath = '/base';
+/** Passwords by the ids of their secrets. */
+export const secrets = { s0: 'first', s1: 'second' } as const;
+
+/** A graph over the image's files that knows the secrets; passwords get the fewest rounds. */
+function imageGraph(files: FakeFiles, onWarning?: (message: string) => void): BlockGraph {
+  let ms = 0;
+  const clock = { now: () => (ms += 1e6), after: () => () => undefined };
+  return testGraph({
+    host: { ...fakeHost({ files }), clock },
+    secret: (id) =>
+      Promise.resolve(new TextEncoder().encode(id === 's1' ? secrets.s1 : secrets.s0)),
+    ...(onWarning === undefined ? {} : { onWarning }),
+  });
+}
 
 /** An image with its files. */
 export interface TestImage {
@@ -46,12 +62,15 @@ export async function makeImage(shape: Shape, random: Random): Promise<TestImage
   });
   const base = shape.backing === undefined ? new Uint8Array(0) : random.bytes(shape.backing);
   if (shape.backing !== undefined) files.put(basePath, base);
-  const graph = testGraph({ host: fakeHost({ files }) });
+  const graph = imageGraph(files);
+  const keys =
+    shape.encrypt === undefined ? [] : [`encrypt.format=${shape.encrypt},encrypt.key-secret=s0`];
+  if (shape.encrypt === 'luks') keys.push('encrypt.iter-time=10');
   const request = {
     filename: imagePath,
     format: 'qcow2',
     size: shape.size,
-    optionTexts: shape.create === '' ? [] : [shape.create],
+    optionTexts: [...(shape.create === '' ? [] : [shape.create]), ...keys],
     backingFile: shape.backing === undefined ? undefined : basePath,
     backingFormat: shape.backing === undefined ? undefined : 'raw',
   };
@@ -73,13 +92,16 @@ export async function openImage(
   flags: Partial<OpenFlags> = {},
 ): Promise<OpenImage> {
   const warnings: string[] = [];
-  const graph = testGraph({
-    host: fakeHost({ files: image.files }),
-    onWarning: (message) => warnings.push(message),
-  });
+  const graph = imageGraph(image.files, (message) => warnings.push(message));
+  const keys = image.shape.encrypt === undefined ? {} : { 'encrypt.key-secret': 's0' };
   const direct = (image.shape.alignment ?? 1) > 1;
   const backend = await graph.openBackend({
-    options: { driver: 'qcow2', file: { driver: 'file', filename: imagePath }, ...options },
+    options: {
+      driver: 'qcow2',
+      file: { driver: 'file', filename: imagePath },
+      ...keys,
+      ...options,
+    },
     flags: {
       writable: true,
       unmap: true,
