@@ -202,6 +202,9 @@ export async function zeroWrite(
   const end = offset + bytes;
   const start = Math.min(alignUp(offset, request), end);
   const stop = Math.max(alignDown(end, request), start);
+  const zeroFlags = node.instance.zeroFlags ?? 0;
+  // A driver that does not know the flag could take as long as writing does.
+  if ((flags & ~zeroFlags & Req.noFallback) !== 0) throw new BlockError('ENOTSUP');
   if (start > offset) {
     if ((flags & Req.noFallback) !== 0) throw new BlockError('ENOTSUP');
     await alignedWrite(node, offset, zeroIov(start - offset), flags & passed);

@@ -158,6 +158,21 @@ requiresQemu10(qemuIo)('random sessions', () => {
   });
 });
 
+requiresQemu10(qemuIo, 'qemu-img')('zero writes without fallback', () => {
+  it.each(['', '-o compat=0.10', '-o compat=0.10 -b base.raw -F raw'])('(%s)', async (options) => {
+    const pair = folders();
+    const words = options === '' ? [] : options.split(' ');
+    for (const folder of pair) {
+      writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE / 2).fill(0x41));
+      const create = ['create', '-q', '-f', 'qcow2', ...words, 'a.img', String(SIZE)];
+      await runOk('qemu-img', create, { cwd: folder });
+    }
+    const lines = ['write 2M 64k', 'write -zn 2M 64k', 'write -zn 0 64k', 'write -zun 1M 64k'];
+    const input = [...lines, 'write -zn 1M 100', 'map', ''].join('\n');
+    expectSame(await both(['-f', 'qcow2', 'a.img'], input, pair));
+  });
+});
+
 requiresQemu10(qemuIo, 'qemu-img')('random sessions', () => {
   it.each([
     '',

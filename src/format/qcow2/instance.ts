@@ -30,7 +30,8 @@ import { discard, writeZeroes } from './zero.js';
 
 export class Qcow2Instance implements DriverInstance {
   readonly writeFlags = Req.writeUnchanged;
-  readonly zeroFlags = Req.mayUnmap | Req.noFallback | Req.writeUnchanged;
+  /** Version 2 has no zero clusters, and none of these flags, as in QEMU. */
+  readonly zeroFlags: number;
   /** For the modules of this driver. */
   readonly image: Qcow2Image;
   readonly snapshots: SnapshotCapability;
@@ -39,6 +40,7 @@ export class Qcow2Instance implements DriverInstance {
 
   constructor(image: Qcow2Image) {
     this.image = image;
+    this.zeroFlags = image.version < 3 ? 0 : Req.mayUnmap | Req.noFallback | Req.writeUnchanged;
     this.snapshots = snapshotCapability(image);
     this.bitmaps = bitmapCapability(image);
     this.startTimer();
