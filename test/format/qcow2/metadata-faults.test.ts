@@ -1,8 +1,8 @@
 // Goal: whichever single write, flush or change of length fails, of whatever structure, the caller
 // is told, and the image is clean or has leaks only, with all that was acknowledged.
 // Method: one and the same work on an image of each kind, of which every operation on a file is
-// known; one of them fails with EIO or ENOSPC, alone or with all that follow. Each kind of structure
-// must have been met. VDISK_FAULTS=all fails each operation in turn instead of a choice.
+// known; one of them fails with EIO or ENOSPC, alone or with all that follow. Each kind of
+// structure must have been met. VDISK_FAULTS=all fails each operation instead of a choice.
 import { describe, expect, it } from 'vitest';
 import { HostError } from '../../../src/host/file.js';
 import { FakeFiles, Random, seededRandom } from '../../support/index.js';
