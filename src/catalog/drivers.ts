@@ -18,6 +18,7 @@ import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
+import { vpcDriver } from '../format/vpc/driver.js';
 import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/driver.js';
 import { memoryDriver } from '../protocol/memory/driver.js';
 import { nbdDriver } from '../protocol/nbd/driver.js';
@@ -34,6 +35,7 @@ export const drivers: readonly Driver[] = [
   qcow2Driver,
   luksDriver,
   bochsDriver,
+  vpcDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

@@ -7,7 +7,9 @@
  */
 
 /** One field of a structure; `offset` and `width` are bytes. */
-export interface Field {
+export type Field = NumberField | BytesField;
+
+export interface NumberField {
   readonly field: string;
   readonly offset: number;
   readonly width: 1 | 2 | 4 | 8;
@@ -16,9 +18,22 @@ export interface Field {
   readonly meaning: string;
 }
 
+/** Texts and GUIDs: kept as bytes. */
+export interface BytesField {
+  readonly field: string;
+  readonly offset: number;
+  readonly width: number;
+  readonly bytes: true;
+  readonly meaning: string;
+}
+
 /** The record that a table of fields describes. */
 export type RecordOf<F extends readonly Field[]> = {
-  -readonly [E in F[number] as E['field']]: E extends { readonly bits: true } ? bigint : number;
+  -readonly [E in F[number] as E['field']]: E extends { readonly bytes: true }
+    ? Uint8Array
+    : E extends { readonly bits: true }
+      ? bigint
+      : number;
 };
 
 /** Order of the bytes of a number. */
@@ -33,12 +48,14 @@ export function decodeFields<const F extends readonly Field[]>(
 ): RecordOf<F> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const little = order === 'little';
-  const out: Record<string, number | bigint> = {};
-  for (const { field, offset, width, bits } of fields) {
-    const at = start + offset;
+  const out: Record<string, number | bigint | Uint8Array> = {};
+  for (const each of fields) {
+    const { field, width } = each;
+    const at = start + each.offset;
     const inside = at + width <= bytes.byteLength;
-    if (bits === true) out[field] = inside ? view.getBigUint64(at, little) : 0n;
-    else out[field] = inside ? readUint(view, at, width, little) : 0;
+    if ('bytes' in each) out[field] = inside ? bytes.slice(at, at + width) : new Uint8Array(width);
+    else if (each.bits === true) out[field] = inside ? view.getBigUint64(at, little) : 0n;
+    else out[field] = inside ? readUint(view, at, each.width, little) : 0;
   }
   return out as RecordOf<F>;
 }
@@ -53,12 +70,13 @@ export function encodeFields<const F extends readonly Field[]>(
 ): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const little = order === 'little';
-  const values = record as Readonly<Record<string, number | bigint>>;
+  const values = record as Readonly<Record<string, number | bigint | Uint8Array>>;
   for (const { field, offset, width } of fields) {
     const at = start + offset;
     if (at + width > bytes.byteLength) continue;
     const value = values[field] ?? 0;
-    if (width === 8) {
+    if (value instanceof Uint8Array) bytes.set(value.subarray(0, width), at);
+    else if (width === 8) {
       if (typeof value === 'bigint') view.setBigUint64(at, value, little);
       else writeU64(view, at, value, little);
     } else if (width === 4) view.setUint32(at, Number(value), little);

@@ -194,6 +194,7 @@ const nullSkips: Subject['skips'] = {
   random: keepsNothing,
 };
 const nbdSkips: Subject['skips'] = { resize: 'the server decides the length' };
+const noResizeSkips: Subject['skips'] = { resize: 'disks keep their size, as with QEMU' };
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
@@ -205,6 +206,7 @@ const skips: Record<string, Subject['skips']> = {
   'null-co': nullSkips,
   'null-aio': nullSkips,
   nbd: nbdSkips,
+  vpc: noResizeSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };

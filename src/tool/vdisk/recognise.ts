@@ -58,9 +58,9 @@ const MARKS: readonly Mark[] = [
     bytes: '\x7f\x10\xda\xbe',
   },
   { format: 'vhdx', title: 'VHDX (Hyper-V)', ...foreign('vhdx'), at: 0, bytes: 'vhdxfile' },
-  { format: 'vpc', title: 'VHD (Virtual PC)', ...foreign('vpc'), at: 0, bytes: 'conectix' },
-  { format: 'vpc', title: 'VHD (Virtual PC)', ...foreign('vpc'), at: -512, bytes: 'conectix' },
-  { format: 'vpc', title: 'VHD (Virtual PC)', ...foreign('vpc'), at: -511, bytes: 'conectix' },
+  { format: 'vpc', title: 'VHD (Virtual PC)', opens: true, at: 0, bytes: 'conectix' },
+  { format: 'vpc', title: 'VHD (Virtual PC)', opens: true, at: -512, bytes: 'conectix' },
+  { format: 'vpc', title: 'VHD (Virtual PC)', opens: true, at: -511, bytes: 'conectix' },
   { format: 'qed', title: 'QED', ...foreign('qed'), at: 0, bytes: 'QED\0' },
   {
     format: 'parallels',
