@@ -18,6 +18,7 @@ import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
+import { vdiDriver } from '../format/vdi/driver.js';
 import { vpcDriver } from '../format/vpc/driver.js';
 import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/driver.js';
 import { memoryDriver } from '../protocol/memory/driver.js';
@@ -36,6 +37,7 @@ export const drivers: readonly Driver[] = [
   luksDriver,
   bochsDriver,
   vpcDriver,
+  vdiDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

@@ -148,6 +148,8 @@ export interface HostFiles {
   open(path: string, options: FileOpenOptions): Promise<HostFile>;
   stat(path: string): Promise<FileStat>;
   unlink(path: string): Promise<void>;
+  /** Names of what is in a folder, in no order; absent where folders cannot be listed. */
+  list?(folder: string): Promise<readonly string[]>;
   /** Engines that work here, best first. */
   engines(): Promise<readonly EngineName[]>;
   /** Zeroed memory that no engine has to copy for O_DIRECT. Absent: any memory will do. */

@@ -207,6 +207,7 @@ const skips: Record<string, Subject['skips']> = {
   'null-aio': nullSkips,
   nbd: nbdSkips,
   vpc: noResizeSkips,
+  vdi: noResizeSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };

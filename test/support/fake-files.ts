@@ -180,6 +180,12 @@ export class FakeFiles implements HostFiles {
     this.disks.delete(path);
   }
 
+  async list(folder: string): Promise<readonly string[]> {
+    const prefix = folder.endsWith('/') ? folder : `${folder}/`;
+    const inside = [...this.disks.keys()].filter((path) => path.startsWith(prefix));
+    return inside.map((path) => path.slice(prefix.length)).filter((name) => !name.includes('/'));
+  }
+
   async engines(): Promise<readonly EngineName[]> {
     return ['node-fs'];
   }

@@ -4,7 +4,7 @@ import { HostError } from '../file.js';
 import type { EngineName, FileOpenOptions, HostFile, HostFiles } from '../file.js';
 import { AlignedPool } from './aligned.js';
 import { openFsFile } from './fs-files.js';
-import { statPath, unlinkPath } from './fs-calls.js';
+import { listFolder, statPath, unlinkPath } from './fs-calls.js';
 import { tryNative, whyNoNative } from './native-binding.js';
 import { EngineCode, NativeEngine, errnoError } from './native-engine.js';
 import { openNativeFile } from './native-files.js';
@@ -81,6 +81,7 @@ export const nodeFiles: HostFiles = {
   open,
   stat: statPath,
   unlink: unlinkPath,
+  list: listFolder,
   engines,
   alignedBuffer: (bytes) => alignedPool().allocate(bytes),
   engineNote() {

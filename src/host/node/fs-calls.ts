@@ -88,3 +88,9 @@ export async function unlinkPath(path: string): Promise<void> {
     });
   });
 }
+
+export function listFolder(path: string): Promise<readonly string[]> {
+  return call<string[]>((done) => {
+    fs.readdir(path, done);
+  });
+}
