@@ -103,6 +103,15 @@ describe('convert --profile', () => {
     await runOk(img, ['compare', '-q', 'a.raw', 'b.raw'], { cwd: folder });
   });
 
+  it('makes what VirtualBox takes: a VDI that grows, of whole MiB', async () => {
+    const folder = tempDir();
+    writeFileSync(join(folder, 'a.raw'), seededRandom().bytes(2 * MIB + 512));
+    await runOk(img, ['convert', '--profile', 'virtualbox', 'a.raw', 'b.vdi'], { cwd: folder });
+    const { stdout } = await runOk(img, ['info', '--output=json', 'b.vdi'], { cwd: folder });
+    expect(JSON.parse(stdout)).toMatchObject({ format: 'vdi', 'virtual-size': 3 * MIB });
+    await runOk(img, ['compare', '-q', 'a.raw', 'b.vdi'], { cwd: folder });
+  });
+
   it('names the format that is missing, and what does not fit', async () => {
     const folder = tempDir();
     writeFileSync(join(folder, 'a.raw'), new Uint8Array(MIB));
