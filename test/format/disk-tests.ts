@@ -111,7 +111,7 @@ export function diskTests(shapes: readonly Shape[], j: Judge): void {
     });
   });
 
-  describe('after a power cut all that was flushed is there, and nothing that was never written', () => {
+  describe('what was flushed outlives a power cut', () => {
     it.each(each)('$name', { timeout: 120_000 }, async (shape) => {
       const random = seededRandom();
       for (let made = 0; made < wanted;) made += await cut(shape, random, CUTS_OF_A_RUN, j);
