@@ -129,6 +129,11 @@ const WARM = {
     convert: [fromRaw, toRaw],
     check: [['check', 'a.qcow2']],
     map: [['map', '--output=json', 'a.qcow2']],
+    bench: [
+      ['bench', '-w', '-f', 'qcow2', '-d', '4', '-s', '192k', '-c', '80', 'first.qcow2'],
+      ['bench', '-f', 'qcow2', '-d', '4', '-s', '192k', '-c', '8', 'first.qcow2'],
+      ['bench', '-w', '-f', 'raw', '-d', '4', '-c', '8', 'a.raw'],
+    ],
   },
   'vdisk-io': { '': [['-f', 'raw', '-c', 'read 0 512', 'a.raw']] },
   // Stops before it serves: nothing can listen there.
@@ -144,7 +149,10 @@ const WARM = {
 
 /** What runs before that, in the same folder, which also holds a.raw. */
 const WARM_UP = {
-  'vdisk-img': [['create', '-q', '-f', 'qcow2', 'a.qcow2', '1M']],
+  'vdisk-img': [
+    ['create', '-q', '-f', 'qcow2', 'a.qcow2', '1M'],
+    ['create', '-q', '-f', 'qcow2', 'first.qcow2', '16M'],
+  ],
   vdisk: [['img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M']],
 };
 

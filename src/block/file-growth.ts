@@ -7,7 +7,8 @@
  * A direct write that extends a file is slow, for it changes the inode each time and runs alone;
  * one into a hole is slow too, for the file system allocates each time. So after a few such writes
  * the file is extended ahead with its blocks allocated, in steps that double; `trim` takes the rest
- * back at close. After a crash the image merely has a tail that nobody uses.
+ * back at close. After a crash the image merely has a tail that nobody uses. The second step and
+ * those after it are begun while writes still find room, so that none waits for them.
  *
  * Setting a file's length also cuts it: a write behind the new end that completes meanwhile would
  * be lost. So the file always grows past all that has been given out (whatever may be in flight
@@ -23,7 +24,7 @@
 import type { Child } from './child.js';
 import { Iov } from '../lib/iov.js';
 
-const FIRST_STEP = 1024 * 1024;
+const FIRST_STEP = 4 * 1024 * 1024;
 const LARGEST_STEP = 64 * 1024 * 1024;
 /** Extending writes before the file is grown ahead. */
 const PATIENCE = 4;
@@ -46,7 +47,7 @@ export class FileGrowth {
   /** A length that the file has even after a power cut. */
   #durableSize: number;
   #extensions = 0;
-  #step = FIRST_STEP;
+  #stepBytes = FIRST_STEP;
   #possible = true;
   #grownAhead = false;
   /** Allocate blocks with the next step; undefined: not yet. */
@@ -92,7 +93,7 @@ export class FileGrowth {
    */
   before(end: number, bytes = 0): Promise<void> | undefined {
     if (end > this.#file.size && this.#possible) return this.#makeRoom(end, bytes);
-    if (this.#zeroes !== undefined && bytes > 0 && bytes <= FILL_FOR) this.#fill(end);
+    if (bytes > 0) this.#goOn(end, bytes);
     if (this.#filling === undefined || end <= this.#fillFrom) return undefined;
     return this.#filling.then(() => this.before(end, bytes));
   }
@@ -100,19 +101,29 @@ export class FileGrowth {
   #makeRoom(end: number, bytes: number): Promise<void> | undefined {
     if (this.#growing !== undefined) return this.#growing.then(() => this.before(end, bytes));
     if (++this.#extensions <= PATIENCE) return undefined;
-    const to = Math.max(end, this.#freshFrom) + this.#step;
-    this.#step = Math.min(this.#step * 2, LARGEST_STEP);
-    return this.#grow(to)
-      .catch(() => {
-        // Devices and peers of fixed size, full disks: the write itself will tell.
-        this.#possible = false;
-      })
-      .then(() => this.before(end, bytes));
+    return this.#step(end).then(() => this.before(end, bytes));
+  }
+
+  /** What is done ahead of a write of guest data that has room. */
+  #goOn(end: number, bytes: number): void {
+    if (this.#growing !== undefined) return;
+    const room = this.#file.size - Math.max(end, this.#freshFrom);
+    if (this.#grownAhead && this.#possible && room < this.#stepBytes / 2) void this.#step(end);
+    else if (bytes <= FILL_FOR) this.#fill(end);
+  }
+
+  #step(end: number): Promise<void> {
+    const to = Math.max(end, this.#freshFrom) + this.#stepBytes;
+    this.#stepBytes = Math.min(this.#stepBytes * 2, LARGEST_STEP);
+    return this.#grow(to).catch(() => {
+      // Devices and peers of fixed size, full disks: the write itself will tell.
+      this.#possible = false;
+    });
   }
 
   /** Before a small write that ends at `end`: zeroes beyond all that has been given out. */
   #fill(end: number): void {
-    if (this.#filling !== undefined || this.#growing !== undefined) return;
+    if (this.#filling !== undefined || this.#zeroes === undefined) return;
     if (this.#freshFrom - end > FILL_STEP) return;
     if (this.#fillPatience > 0) {
       this.#fillPatience--;
@@ -121,8 +132,8 @@ export class FileGrowth {
     if (this.#fillEnd - this.#freshFrom >= FILL_STEP / 2) return;
     const from = Math.ceil(Math.max(this.#freshFrom, this.#fillEnd) / FILL_ALIGN) * FILL_ALIGN;
     const most = Math.min(FILL_STEP, this.#file.size - from);
-    const zeroes = this.#zeroes?.();
-    if (most < FILL_STEP / 2 || zeroes === undefined) return;
+    if (most < FILL_STEP / 2) return;
+    const zeroes = this.#zeroes();
     const bytes = most - (most % FILL_ALIGN);
     this.#fillFrom = from;
     this.#fillEnd = from + bytes;
@@ -178,7 +189,7 @@ export class FileGrowth {
     while (this.#growing !== undefined) await this.#growing;
     if (this.#file.size >= this.#freshFrom || !this.#zeroInit) return;
     try {
-      await this.#grow(this.#freshFrom + this.#step);
+      await this.#grow(this.#freshFrom + this.#stepBytes);
     } catch (e) {
       // A file of fixed length: what was given out past its end could not be written either.
       if (!(e instanceof Error && 'code' in e && e.code === 'ENOTSUP')) throw e;

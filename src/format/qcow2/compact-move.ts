@@ -197,6 +197,7 @@ export class Relocation {
     const { file, g, growth, graph } = this.#image;
     const end = (this.#plan.highest() + 1) * g.clusterSize;
     if (end >= file.size) return;
+    await growth.settled();
     try {
       await file.truncate(end, { exact: false });
       growth.shrunk(end);

@@ -112,6 +112,7 @@ async function cutFile(image: Qcow2Image): Promise<void> {
   const { g, file, growth, l1, alloc } = image;
   const end = (FIXED + clustersFor(g, l1.size * 8)) * g.clusterSize;
   try {
+    await growth.settled();
     await file.truncate(end, { exact: false });
     growth.shrunk(end);
     if (file.size > end && alloc.passesDiscard('snapshot')) {

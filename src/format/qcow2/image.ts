@@ -234,6 +234,7 @@ export class Qcow2Image {
         await this.writes.settleAll();
         await this.inFlight.barrier();
         await this.growth.settled();
+        await this.dataGrowth.settled();
         await this.writeback.everything();
         return await fn();
       } finally {

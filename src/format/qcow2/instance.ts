@@ -112,6 +112,7 @@ export class Qcow2Instance implements DriverInstance {
         return checking.then(() => writes.write(offset, iov));
       }
     }
+    if (writes.joins(iov.bytes)) return writes.write(offset, iov);
     return writes.tryWrite(offset, iov) ?? writes.write(offset, iov);
   }
 

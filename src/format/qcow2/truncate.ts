@@ -153,6 +153,7 @@ async function shrinkFile(image: Qcow2Image): Promise<void> {
     while (last > 0 && (await refcounts.get(last)) === 0) last--;
     const end = (last + 1) * g.clusterSize;
     if (end >= file.size) return;
+    await growth.settled();
     await file.truncate(end, { exact: false });
     growth.shrunk(end);
     image.alloc.reset();

@@ -23,6 +23,11 @@ const MAX_DELAYED_RUNS = 64;
 /** Pieces up to this length are merged with their neighbours, up to a write of that length. */
 const MERGE_PIECE = 64 * 1024;
 const MERGE_BYTES = 1024 * 1024;
+/**
+ * The same for first writes around the page cache: each changes metadata of the file system as
+ * well, one after the other, so that four of 256 KiB take twice as long as one of 1 MiB.
+ */
+const MERGE_FIRST = 512 * 1024;
 /** Buffers of one merged write. */
 const MERGE_BUFFERS = 256;
 /** Ends of recent writes that are remembered to tell sequential streams. */
@@ -65,6 +70,8 @@ export class WriteEngine {
   readonly #streams: number[] = new Array<number>(STREAMS).fill(-1);
   #nextStream = 0;
   #lastEnd = -1;
+  /** The last write began where the one before it ended. */
+  #sequential = false;
   /** The last batch had writes to merge. */
   #merges = false;
 
@@ -146,10 +153,23 @@ export class WriteEngine {
    * cache a write costs little but its copying, which joining does not spare.
    */
   continues(offset: GuestOffset, bytes: number): boolean {
-    if (this.#image.dataFile.node.instance.isCached === true) return false;
-    const sequential = offset === this.#lastEnd && bytes <= MERGE_PIECE >> 1;
+    if (this.#isCached) return false;
+    this.#sequential = offset === this.#lastEnd;
     this.#lastEnd = offset + bytes;
-    return sequential && (this.#merges || this.#image.inFlight.isBusy);
+    return bytes <= MERGE_PIECE >> 1 && this.#hasNeighbours;
+  }
+
+  /** The same for the write that `continues` was asked about, when it is a first one. */
+  joins(bytes: number): boolean {
+    return bytes <= MERGE_FIRST && this.#hasNeighbours;
+  }
+
+  get #hasNeighbours(): boolean {
+    return this.#sequential && (this.#merges || this.#image.inFlight.isBusy);
+  }
+
+  get #isCached(): boolean {
+    return this.#image.dataFile.node.instance.isCached === true;
   }
 
   /** Works on the queue, soon. */
@@ -312,7 +332,7 @@ export class WriteEngine {
       else list.push(piece);
     }
     for (const piece of pieces) this.#remember(piece.guest + piece.iov.bytes);
-    const merged = groups(plain);
+    const merged = groups(plain, this.#isCached ? MERGE_PIECE : MERGE_FIRST);
     this.#merges = merged.length < plain.length;
     for (const group of merged) void this.#writeGroup(group);
     for (const [run, list] of filling) void this.#fillAndWrite(run, list);
@@ -428,7 +448,7 @@ export class WriteEngine {
     try {
       const gaps = await this.#gapPieces(run, run.gaps(planned));
       await all(
-        groups([...pieces, ...gaps], true).map(async (group) => {
+        groups([...pieces, ...gaps], Infinity).map(async (group) => {
           const iov = Iov.from(group.flatMap((p) => p.iov.bufs));
           await writeData(this.#image, group[0]!.guest, group[0]!.host, iov);
           for (const p of group) run.covered.add(p.guest, p.guest + p.iov.bytes);
@@ -522,9 +542,11 @@ export class WriteEngine {
 
 /**
  * Pieces that follow each other in the file and on the disk, as groups to be written at once.
- * Long pieces stay alone, for they gain nothing, unless `always`.
+ * Long pieces stay alone, for they gain nothing; `first`: how long one of a first write may be
+ * (Infinity: all are joined).
  */
-function groups(pieces: readonly Piece[], always = false): Piece[][] {
+function groups(pieces: readonly Piece[], first: number): Piece[][] {
+  const most = first === Infinity ? Infinity : MERGE_BYTES;
   const sorted = [...pieces].sort((a, b) => a.host - b.host);
   const out: Piece[][] = [];
   let group: Piece[] = [];
@@ -532,21 +554,20 @@ function groups(pieces: readonly Piece[], always = false): Piece[][] {
   let guestEnd = -1;
   let bytes = 0;
   let buffers = 0;
+  let open = false;
   for (const piece of sorted) {
     const small =
-      always || (piece.iov.bytes <= MERGE_PIECE && bytes + piece.iov.bytes <= MERGE_BYTES);
+      piece.iov.bytes <= (piece.run === undefined && first < Infinity ? MERGE_PIECE : first);
     const follows = piece.host === end && piece.guest === guestEnd;
-    if (
-      !follows ||
-      !small ||
-      buffers + piece.iov.bufs.length > MERGE_BUFFERS ||
-      (!always && bytes > 0 && group[0]!.iov.bytes > MERGE_PIECE)
-    ) {
+    const fits =
+      bytes + piece.iov.bytes <= most && buffers + piece.iov.bufs.length <= MERGE_BUFFERS;
+    if (!open || !small || !follows || !fits) {
       group = [];
       out.push(group);
       bytes = 0;
       buffers = 0;
     }
+    open = small;
     group.push(piece);
     bytes += piece.iov.bytes;
     buffers += piece.iov.bufs.length;
