@@ -7,6 +7,7 @@
  */
 import type { AmendContext } from '../../block/driver.js';
 import { BlockError, withErrno } from '../../block/errors.js';
+import { truncateNode } from '../../block/truncate.js';
 import type {
   CreateValues,
   InferCreate,
@@ -18,7 +19,6 @@ import { rewriteHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Autoclear, Compat, Incompat } from './layout.js';
 import { storeSnapshots } from './snapshot-store.js';
-import { truncateImage } from './truncate.js';
 
 /** What was asked for; absent options stay as they are. */
 type Wanted = InferAmend<typeof qcow2AmendOptions>;
@@ -184,5 +184,6 @@ async function changeLazyRefcounts(
 async function changeSize(image: Qcow2Image, bytes: number): Promise<void> {
   // 0 stands for no change, as in QEMU.
   if (bytes === 0 || bytes === image.size) return;
-  await truncateImage(image, bytes, { exact: false, prealloc: 'off', zeroFill: false });
+  // By way of the node, which knows when the backing file would show where the image grows.
+  await truncateNode(image.node, bytes, { exact: false, prealloc: 'off', zeroFill: false });
 }

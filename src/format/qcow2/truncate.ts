@@ -180,10 +180,10 @@ async function grow(image: Qcow2Image, bytes: number, options: TruncateOptions):
     try {
       await zeroGrown(image, size, bytes);
     } catch (e) {
-      throw withErrno('Failed to zero out the new area', e);
+      throw withErrno('Failed to zero out new clusters', e);
     }
   } else if (options.zeroFill && bytes > size && image.backing !== undefined) {
-    throw new BlockError('ENOTSUP', 'Failed to zero out the new area: Operation not supported');
+    throw new BlockError('ENOTSUP', 'Failed to zero out new clusters: Operation not supported');
   }
 }
 

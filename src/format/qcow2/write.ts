@@ -357,7 +357,7 @@ export class WriteEngine {
     this.#nextStream = (this.#nextStream + 1) % STREAMS;
   }
 
-  /** Writes pieces that lie one behind the other in the file; retries them singly if that fails. */
+  /** Writes pieces that lie one behind the other in the file; a failure splits it by request. */
   async #writeGroup(group: readonly Piece[]): Promise<void> {
     const first = group[0]!;
     const iov = group.length === 1 ? first.iov : Iov.from(group.flatMap((p) => p.iov.bufs));
@@ -365,8 +365,11 @@ export class WriteEngine {
     try {
       await writeData(this.#image, first.guest, first.host, iov);
     } catch (e) {
-      if (group.length > 1) {
-        await Promise.all(group.map((piece) => this.#writeGroup([piece])));
+      // Only who is concerned shall be told. What failed for one request alone has failed.
+      const requests = new Set(group.map((piece) => piece.request));
+      if (requests.size > 1) {
+        const own = [...requests].map((r) => group.filter((piece) => piece.request === r));
+        await Promise.all(own.map((pieces) => this.#writeGroup(pieces)));
         return;
       }
       error = e;

@@ -44,6 +44,9 @@ const cases: readonly Case[] = [
   { create: 'compat=0.10', amend: ['lazy_refcounts=on', 'lazy_refcounts=on,compat=1.1'] },
   { amend: ['lazy_refcounts=on', 'lazy_refcounts=off', 'lazy_refcounts=on,compat=0.10'] },
   { amend: ['size=8M', 'size=1M', 'size=1000', 'size=0', 'size=-1'], work: data },
+  { amend: ['size=1500k', 'size=3M', 'size=5M'], work: data, backing: true },
+  { amend: ['size=1M', 'size=3M'], backing: true, create: 'cluster_size=64k,extended_l2=on' },
+  { amend: ['size=1M', 'size=3M', 'size=8M'], backing: true, create: 'compat=0.10' },
   { amend: ['backing_file=base', 'backing_fmt=raw', 'backing_file=', 'backing_fmt='] },
   {
     backing: true,
