@@ -138,6 +138,12 @@ const WARM = {
   'vdisk-io': { '': [['-f', 'raw', '-c', 'read 0 512', 'a.raw']] },
   // Stops before it serves: nothing can listen there.
   'vdisk-nbd': { '': [['-f', 'raw', '-k', '/dev/null/socket', 'a.raw']] },
+  // Ends by itself when all options are carried out but the last.
+  'vdisk-storage-daemon': {
+    '': [
+      ['--blockdev', 'driver=file,filename=a.raw,node-name=a', '--export', 'nbd,id=a,node-name=a'],
+    ],
+  },
   vdisk: {
     '': [['img', 'info', 'a.qcow2']],
     'img-convert': [

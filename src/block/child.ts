@@ -108,7 +108,8 @@ export function defaultPerms(
     shared &= ~(Perm.write | Perm.resize);
   }
   if ((role & Role.data) !== 0) {
-    shared &= ~(Perm.write | Perm.resize);
+    // Others may write what is only passed on, but the length is relied upon.
+    shared &= ~Perm.resize;
     if ((perm & Perm.writeUnchanged) !== 0) perm |= Perm.write;
     if ((perm & Perm.write) !== 0) perm |= Perm.resize;
   }

@@ -11,6 +11,7 @@
  * in flight any more). `length` may change only by truncate or by a write past the
  * end of a protocol node.
  */
+import type { Decl } from '../options/schema.js';
 import type { CreateOptionSet, CreateValues } from '../options/create-options.js';
 import type { FileRun } from '../host/file.js';
 import type { Host } from '../host/host.js';
@@ -371,6 +372,11 @@ export interface Driver {
   readonly storesBitmaps?: boolean;
   /** Options (keys) of this driver, for "does not support the option" errors; no children. */
   readonly optionNames: readonly string[];
+  /**
+   * What `blockdev-add` takes beside the options of every node, children included: this driver's
+   * branch of QMP's BlockdevOptions. Absent: only file names and `json:` options open it.
+   */
+  readonly blockdev?: Decl;
   /** Of these, what may change while a node is open; see {@link DriverInstance.reopenPrepare}. */
   readonly reopenOptions?: readonly string[];
   /**

@@ -94,7 +94,11 @@ function planNode(
   const flags = applyGeneric(start, generic);
   checkGeneric(node, generic, flags);
   const children = childKeys(node, own);
-  const mine = ownOptions(node, own, children, keepOld);
+  if (!keepOld) refuseResets(node, own, children);
+  if (generic.driver !== undefined && generic.driver !== node.driver.name) {
+    throw cannotChange('driver');
+  }
+  const mine = ownOptions(node, own, children);
   const replacements: Replacement[] = [];
   const below: { item: ReopenItem; flags: OpenFlags }[] = [];
   for (const key of children) {
@@ -117,9 +121,6 @@ function planNode(
 }
 
 function checkGeneric(node: BlockNode, generic: GenericOptions, flags: OpenFlags): void {
-  if (generic.driver !== undefined && generic.driver !== node.driver.name) {
-    throw cannotChange('driver');
-  }
   const name = generic['node-name'];
   if (name !== undefined && name !== node.name) throw cannotChange('node-name');
   if (flags.forceShare !== node.flags.forceShare) throw cannotChange('force-share');
@@ -143,13 +144,21 @@ function childKeys(node: BlockNode, own: NodeOptions): string[] {
   return keys;
 }
 
+/** An option that cannot change has no way back to its default either. */
+function refuseResets(node: BlockNode, own: NodeOptions, children: readonly string[]): void {
+  const changeable = new Set(node.driver.reopenOptions);
+  const { own: old } = splitGeneric(node.explicitOptions);
+  for (const [key, value] of Object.entries(old)) {
+    // The backing child has a check of its own.
+    if (key === 'backing' || key in own || changeable.has(key) || isObject(value)) continue;
+    if (children.includes(key)) continue;
+    if (typeof value === 'string' && node.children.has(key)) continue;
+    throw invalid(`Option '${key}' cannot be reset to its default value`);
+  }
+}
+
 /** The driver's options; those that cannot change must have their old values. */
-function ownOptions(
-  node: BlockNode,
-  own: NodeOptions,
-  children: readonly string[],
-  keepOld: boolean,
-): NodeOptions {
+function ownOptions(node: BlockNode, own: NodeOptions, children: readonly string[]): NodeOptions {
   const changeable = new Set(node.driver.reopenOptions);
   // A file name may have been given without being an option.
   const strong = node.instance.strongOptions?.() ?? {};
@@ -161,14 +170,6 @@ function ownOptions(
     const before = old[key] ?? strong[key];
     if (!changeable.has(key) && !isSame(value, before)) throw cannotChange(key);
     mine[key] = value;
-  }
-  if (keepOld) return mine;
-  for (const [key, value] of Object.entries(old)) {
-    // The backing child has a check of its own.
-    if (key === 'backing' || key in own || changeable.has(key) || isObject(value)) continue;
-    if (children.includes(key)) continue;
-    if (typeof value === 'string' && node.children.has(key)) continue;
-    throw invalid(`Option '${key}' cannot be reset to its default value`);
   }
   return mine;
 }

@@ -9,6 +9,7 @@
  *
  * The super block is written after each flush, and every `log-super-update-interval` entries.
  */
+import { blockdevRef, onFile } from '../block/blockdev-types.js';
 import type { Child } from '../block/child.js';
 import type { Driver, DriverInstance, OpenContext } from '../block/driver.js';
 import { BlockError, withErrno } from '../block/errors.js';
@@ -17,7 +18,7 @@ import { Perm, Role } from '../block/types.js';
 import { Iov } from '../lib/iov.js';
 import { Mutex } from '../lib/mutex.js';
 import type { Infer } from '../options/schema.js';
-import { parseValue, t } from '../options/schema.js';
+import { fieldsOf, parseValue, t } from '../options/schema.js';
 
 const MAGIC = 0x6a736677736872n;
 const VERSION = 1n;
@@ -200,6 +201,11 @@ export const blklogwritesDriver: Driver = {
   name: 'blklogwrites',
   kind: 'filter',
   needsFile: true,
+  blockdev: t.struct('BlockdevOptionsBlklogwrites', {
+    ...onFile,
+    log: blockdevRef,
+    ...fieldsOf(blklogwritesOptions),
+  }),
   optionNames: ['log', 'log-sector-size', 'log-append', 'log-super-update-interval'],
   async open(context) {
     const own = { ...context.options };

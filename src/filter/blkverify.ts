@@ -7,12 +7,14 @@
  *
  * Name: `blkverify:RAW:TEST`.
  */
+import { blockdevRef } from '../block/blockdev-types.js';
 import type { Child } from '../block/child.js';
 import type { Driver, DriverInstance, NodeOptions, OpenContext } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import { exactFilename } from '../block/filename.js';
 import { passThrough } from '../block/pass-through.js';
 import { Role } from '../block/types.js';
+import { t } from '../options/schema.js';
 import { WriteTracker } from '../block/write-tracker.js';
 import { Iov } from '../lib/iov.js';
 
@@ -98,6 +100,7 @@ export const blkverifyDriver: Driver = {
   schemes: ['blkverify'],
   needsFile: false,
   primaryChild: 'raw',
+  blockdev: t.struct('BlockdevOptionsBlkverify', { test: blockdevRef, raw: blockdevRef }),
   optionNames: ['x-raw', 'x-image', 'raw', 'test'],
   parseFilename,
   async open(context) {

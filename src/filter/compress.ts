@@ -4,6 +4,7 @@
  * Requests are aligned to the format's clusters, for those are what can be compressed; a
  * smaller write becomes a read-modify-write of its clusters.
  */
+import { genericFormat } from '../block/blockdev-types.js';
 import type { Driver } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import { passThrough, unchangedReopen } from '../block/pass-through.js';
@@ -15,6 +16,7 @@ export const compressDriver: Driver = {
   kind: 'filter',
   needsFile: true,
   optionNames: [],
+  blockdev: genericFormat,
   async open(context) {
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });
     if (skipFilters(file.node).instance.writeCompressed === undefined) {

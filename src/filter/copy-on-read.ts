@@ -5,12 +5,14 @@
  * `bottom` names the last node that data is copied from: what lies below it is read and not
  * copied, what lies between is.
  */
+import { onFile } from '../block/blockdev-types.js';
 import type { Child } from '../block/child.js';
 import type { Driver, OpenContext } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
 import { passThrough, unchangedReopen } from '../block/pass-through.js';
 import { below, chainStatus } from '../block/status.js';
+import { t } from '../options/schema.js';
 import { Perm, Req, Role } from '../block/types.js';
 import type { Iov } from '../lib/iov.js';
 
@@ -51,6 +53,10 @@ export const copyOnReadDriver: Driver = {
   kind: 'filter',
   needsFile: true,
   optionNames: ['bottom'],
+  blockdev: t.struct('BlockdevOptionsCor', {
+    ...onFile,
+    bottom: t.optional(t.str({ doc: 'lowest node of the backing chain that is copied from' })),
+  }),
   async open(context) {
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });
     const bottom = bottomOf(context, file.node);

@@ -8,6 +8,7 @@
  *  P2  [dataEnd, fileEnd) reads as zeroes.
  *  P3  While the filter may preallocate (`active`), nobody else writes to or resizes the file.
  */
+import { onFile } from '../block/blockdev-types.js';
 import type { Child } from '../block/child.js';
 import { reopenNames } from '../block/node-options.js';
 import { defaultPerms } from '../block/child.js';
@@ -17,7 +18,7 @@ import { passThrough } from '../block/pass-through.js';
 import { Perm, Req, Role } from '../block/types.js';
 import { Mutex } from '../lib/mutex.js';
 import type { Infer } from '../options/schema.js';
-import { parseValue, t } from '../options/schema.js';
+import { fieldsOf, parseValue, t } from '../options/schema.js';
 
 const SECTOR = 512;
 
@@ -25,11 +26,13 @@ const SECTOR = 512;
 export const preallocateOptions = t.struct('BlockdevOptionsPreallocate', {
   'prealloc-align': t.size({
     default: 1024 * 1024,
+    qapi: 'int',
     doc: 'the file ends at multiples of it while it is preallocated',
     reopen: true,
   }),
   'prealloc-size': t.size({
     default: 128 * 1024 * 1024,
+    qapi: 'int',
     doc: 'bytes to allocate beyond the end of a write',
     reopen: true,
   }),
@@ -176,6 +179,7 @@ export const preallocateDriver: Driver = {
   kind: 'filter',
   needsFile: true,
   optionNames: ['prealloc-align', 'prealloc-size'],
+  blockdev: t.struct('BlockdevOptionsPreallocate', { ...onFile, ...fieldsOf(preallocateOptions) }),
   reopenOptions: reopenNames(preallocateOptions),
   async open(context) {
     const options = parseOptions(context.options);

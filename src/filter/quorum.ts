@@ -10,6 +10,7 @@
  * Events: `QUORUM_REPORT_BAD` for each child that failed or was outvoted, `QUORUM_FAILURE`
  * where no agreement was possible.
  */
+import { blockdevRef } from '../block/blockdev-types.js';
 import type { Child } from '../block/child.js';
 import type { Driver, DriverInstance, NodeOptions, OpenContext } from '../block/driver.js';
 import { BlockError, errorCode, errorText } from '../block/errors.js';
@@ -18,7 +19,7 @@ import type { DriverStatus } from '../block/types.js';
 import { Perm, Req, Role } from '../block/types.js';
 import { Iov } from '../lib/iov.js';
 import type { Infer } from '../options/schema.js';
-import { parseValue, t } from '../options/schema.js';
+import { fieldsOf, parseValue, t } from '../options/schema.js';
 
 /** Most children, as in QEMU. */
 const MOST_CHILDREN = 32;
@@ -294,6 +295,12 @@ export const quorumDriver: Driver = {
   kind: 'filter',
   needsFile: false,
   primaryChild: 'children.0',
+  blockdev: t.struct('BlockdevOptionsQuorum', {
+    ...fieldsOf(quorumOptions),
+    children: t.arrayOf(blockdevRef),
+    'vote-threshold': t.int({}, { doc: 'children that must agree' }),
+    'read-pattern': t.enumOf('quorum', 'fifo', { name: 'QuorumReadPattern', default: 'quorum' }),
+  }),
   optionNames: ['children', 'vote-threshold', 'blkverify', 'rewrite-corrupted', 'read-pattern'],
   async open(context) {
     const keys = childKeys(context.options);

@@ -4,11 +4,13 @@
  * Reads and writes wait their turn (block/throttle-group.ts); zero writes, discards and
  * compressed writes count as writes. Flushes do not wait.
  */
+import { onFile } from '../block/blockdev-types.js';
 import type { Driver, OpenContext, ReopenStep } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import { passThrough } from '../block/pass-through.js';
 import type { Direction, ThrottleGroup, ThrottleMember } from '../block/throttle-group.js';
 import { Role } from '../block/types.js';
+import { t } from '../options/schema.js';
 
 function groupOf(context: OpenContext, name: unknown): ThrottleGroup {
   if (typeof name !== 'string' || name === '') {
@@ -58,6 +60,10 @@ export const throttleDriver: Driver = {
   kind: 'filter',
   needsFile: true,
   optionNames: ['throttle-group'],
+  blockdev: t.struct('BlockdevOptionsThrottle', {
+    'throttle-group': t.str({ doc: 'ID of the group that sets the limits' }),
+    ...onFile,
+  }),
   reopenOptions: ['throttle-group'],
   async open(context) {
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });

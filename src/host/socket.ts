@@ -93,6 +93,8 @@ export interface Listener {
 }
 
 export interface HostSockets {
+  /** The program's standard input and output as one stream; absent where there are none. */
+  stdio?(this: void): ByteStream;
   /**
    * `plain`: startTls will not be called, which allows shorter ways.
    * Rejects with HostError; the message is complete ("Failed to connect to …").

@@ -4,8 +4,9 @@
  *
  * The lexer is incremental: a token may come in any number of pieces. A byte that cannot stand
  * where it does makes a `stray` token of the text up to and with it; the lexer then skips until
- * the next structural character or control character other than tab. (The structure of a string's
- * content, escapes and UTF-8, is checked where the string's value is needed: see json-text.ts.)
+ * the next structural character, control character other than tab, or byte 0xfe or 0xff. (The
+ * structure of a string's content, escapes and UTF-8, is checked where the string's value is
+ * needed: see json-text.ts.)
  */
 
 /** Kind of a token; the structural ones are their own character. */
@@ -127,7 +128,7 @@ export class JsonLexer {
       return at + 1;
     }
     if (this.state === State.recovery) {
-      if (byte >= 0x20 || byte === 0x09) return at + 1;
+      if ((byte >= 0x20 && byte < 0xfe) || byte === 0x09) return at + 1;
       this.state = State.start;
     }
     if (byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d) return at + 1;

@@ -25,6 +25,8 @@ export interface ParseHow {
   readonly path?: string;
   /** Declarations that `t.ref(name)` stands for. */
   readonly types?: ReadonlyMap<string, Decl>;
+  /** Fields that the input lacks stay away although they have a default. */
+  readonly withoutDefaults?: boolean;
   /** Words the error for a name that nobody declared; default "Parameter 'x' is unexpected". */
   readonly unexpected?: (path: string) => OptionError;
 }
@@ -215,7 +217,7 @@ function parseFields(
       output[key] = parseAt(decl, input.get(key), place, how);
       input.delete(key);
     } else if (decl.presence === 'defaulted') {
-      output[key] = decl.meta.default;
+      if (how.withoutDefaults !== true) output[key] = decl.meta.default;
     } else if (decl.presence === 'required') {
       throw new OptionError(`Parameter '${place.path}' is missing`, place.path);
     }

@@ -27,6 +27,7 @@
  *   it. Where no such type is given, any value passes. `t.lazy(() => decl)` is for recursion.
  * - `decl.shape` and `decl.meta` are plain data for help texts, schema introspection, man pages.
  */
+import { assert } from '../lib/assert.js';
 import { parse } from './schema-parse.js';
 import type { ParseHow } from './schema-parse.js';
 
@@ -47,6 +48,8 @@ export interface Meta<T = unknown> {
   readonly reopen?: boolean;
   /** Still accepted; the text says what to use. */
   readonly deprecated?: string;
+  /** QAPI's special features (`unstable`, `fdset`), which schema introspection shows. */
+  readonly features?: readonly string[];
 }
 
 /** Meta of an alternate: `name` is the type's name in error texts (`BlockdevRef`). */
@@ -303,6 +306,12 @@ export const t = {
     presence: 'optional',
   }),
 };
+
+/** The fields of a struct's declaration, to declare another with. Throws BugError for others. */
+export function fieldsOf({ shape }: Decl): Fields {
+  assert(shape.kind === 'struct', `fieldsOf wants a struct, not ${shape.kind}`);
+  return shape.fields;
+}
 
 /**
  * Checks `value` against a declaration and returns it converted: defaults filled in, texts turned

@@ -2,6 +2,7 @@
 import type { Backend } from '../block/backend.js';
 import type { NodeOptions, OpenFlags } from '../block/driver.js';
 import { BlockError, errorText, prepend } from '../block/errors.js';
+import type { GraphInit } from '../block/graph.js';
 import { BlockGraph } from '../block/graph.js';
 import { defaultFlags } from '../block/node-options.js';
 import { skipFilters } from '../block/status.js';
@@ -15,10 +16,15 @@ import type { Program } from './program.js';
 import { Failure } from './program.js';
 
 /** A graph whose warnings go to the tool's standard error. */
-export function toolGraph(program: Program, objects?: ToolObjects): BlockGraph {
+export function toolGraph(
+  program: Program,
+  objects?: ToolObjects,
+  onEvent?: GraphInit['onEvent'],
+): BlockGraph {
   return new BlockGraph({
     host: nodeHost(),
     drivers,
+    ...(onEvent === undefined ? {} : { onEvent }),
     onWarning: (message) => {
       program.warning(message);
     },
@@ -28,6 +34,7 @@ export function toolGraph(program: Program, objects?: ToolObjects): BlockGraph {
     ...(objects === undefined
       ? {}
       : {
+          throttleGroups: objects.throttleGroups,
           secret: (id: string) => objects.secret(id),
           tlsCredentials: (id: string) => objects.tlsCredentials(id, 'client'),
         }),

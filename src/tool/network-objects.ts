@@ -13,7 +13,14 @@ import { isAllowed } from '../lib/access-list.js';
 import { parseJson } from '../lib/json-text.js';
 import { OptionError } from '../options/option-error.js';
 import type { Infer } from '../options/schema.js';
-import { parseValue, t } from '../options/schema.js';
+import { parseValue } from '../options/schema.js';
+import {
+  listFileOptions,
+  listOptions,
+  pskOptions,
+  simpleOptions,
+  x509Options,
+} from '../block/object-options.js';
 
 /** Says whether a TLS identity may connect. */
 export type Authorization = (identity: string) => boolean;
@@ -23,50 +30,6 @@ export type NetworkObject =
   | { readonly authz: Authorization; readonly tls?: undefined };
 
 type FindSecret = (id: string) => Promise<Uint8Array>;
-
-const credentialFields = {
-  dir: t.optional(t.str({ doc: 'folder with the keys and certificates' })),
-  endpoint: t.enumOf('client', 'server', {
-    default: 'client',
-    doc: 'which end of the connection they are for',
-  }),
-  'verify-peer': t.bool({ default: true, doc: 'demand and check the certificate of the peer' }),
-  priority: t.optional(t.str({ doc: 'GnuTLS priority string; only NORMAL means anything here' })),
-};
-
-const x509Options = t.struct('TlsCredsX509Properties', {
-  ...credentialFields,
-  'sanity-check': t.bool({ default: true, doc: 'check the certificates when they are loaded' }),
-  passwordid: t.optional(t.str({ doc: 'secret that decrypts the private key' })),
-});
-
-const pskOptions = t.struct('TlsCredsPskProperties', {
-  ...credentialFields,
-  username: t.str({ default: 'qemu', doc: 'whose key a client uses' }),
-});
-
-const ruleOptions = t.struct('QAuthZListRule', {
-  match: t.str({ doc: 'name or pattern' }),
-  policy: t.enumOf('deny', 'allow', { doc: 'what happens to those that fit' }),
-  format: t.enumOf('exact', 'glob', { default: 'exact', doc: 'how the name is compared' }),
-});
-
-const listOptions = t.struct('AuthZListProperties', {
-  policy: t.enumOf('deny', 'allow', {
-    default: 'deny',
-    doc: 'what happens to those that fit no rule',
-  }),
-  rules: t.arrayOf(ruleOptions, { default: [], doc: 'rules; the first that fits decides' }),
-});
-
-const listFileOptions = t.struct('AuthZListFileProperties', {
-  filename: t.str({ doc: 'JSON file with policy and rules' }),
-  refresh: t.bool({ default: true, doc: 'read the file again when it changed' }),
-});
-
-const simpleOptions = t.struct('AuthZSimpleProperties', {
-  identity: t.str({ doc: 'the one name that may connect' }),
-});
 
 /** What is refused, and why. */
 const refused: Readonly<Record<string, string>> = {

@@ -1,6 +1,6 @@
 /**
- * `--object`: things that options refer to by id. A tool that opens images needs secrets
- * (passphrases, keys); loop threads are accepted and mean nothing here.
+ * `--object`: things that options refer to by id: secrets (passphrases, keys), throttle
+ * groups, credentials and access lists; loop threads are accepted and mean nothing here.
  */
 import { readFileSync } from 'node:fs';
 import { BlockError, errorText } from '../block/errors.js';
@@ -10,23 +10,15 @@ import { parseJson } from '../lib/json-text.js';
 import { isJsonArgument, parseKeyval } from '../options/keyval.js';
 import { optIdentifier } from '../options/opt-values.js';
 import { OptionError } from '../options/option-error.js';
-import type { Infer } from '../options/schema.js';
-import { parseValue, t } from '../options/schema.js';
+import type { Decl, Infer } from '../options/schema.js';
+import { parseValue } from '../options/schema.js';
+import { objectKinds, secretOptions } from '../block/object-options.js';
+import { ThrottleGroup, throttleConfig, throttleLimits } from '../block/throttle-group.js';
+import { nodeHost } from '../host/node/index.js';
 import type { TlsCredentials } from '../host/socket.js';
 import type { Authorization, NetworkObject } from './network-objects.js';
 
-const secretOptions = t.struct('SecretProperties', {
-  data: t.optional(t.str({ doc: 'the secret itself', secret: true })),
-  file: t.optional(t.str({ doc: 'file that holds the secret' })),
-  format: t.enumOf('raw', 'base64', { default: 'raw', doc: 'how data or file are written' }),
-  keyid: t.optional(t.str({ doc: 'secret with the AES-256 key that decrypts this one' })),
-  iv: t.optional(t.str({ doc: 'initialization vector of that encryption, in base64' })),
-});
-
 type SecretOptions = Infer<typeof secretOptions>;
-
-/** Kinds of object that are accepted and do nothing: one loop serves a tool. */
-const ignoredKinds = new Set(['iothread', 'main-loop']);
 
 /** Kinds for connections; network-objects.ts makes them, or says why it cannot. */
 const networkKinds = new Set([
@@ -39,38 +31,82 @@ const networkKinds = new Set([
   'authz-pam',
 ]);
 
-/** The objects of one run of a tool. */
+/** Kinds that are accepted by their options alone: one loop serves a program. */
+const loopKinds: Readonly<Record<string, Decl>> = {
+  iothread: objectKinds.iothread,
+  'main-loop': objectKinds['main-loop'],
+};
+
+/** The objects of one run of a program. */
 export class ToolObjects {
+  readonly throttleGroups = new Map<string, ThrottleGroup>();
   readonly #secrets = new Map<string, Uint8Array>();
-  readonly #ids = new Set<string>();
+  /** Kind by id, in the order in which they were made. */
+  readonly #kinds = new Map<string, string>();
   readonly #network = new Map<string, NetworkObject>();
 
   /** Creates what one `--object` argument describes. Throws OptionError or BlockError. */
   async add(text: string): Promise<void> {
-    const given = isJsonArgument(text) ? parseJson(text) : keyval(text);
+    const isJson = isJsonArgument(text);
+    const given = isJson ? parseJson(text) : keyval(text);
     if (!isObject(given)) throw new OptionError('Invalid parameter type, expected: object');
-    const { 'qom-type': kind, id, ...rest } = { ...given };
+    await this.create(given, isJson ? 'qmp' : 'keyval');
+  }
+
+  /** Creates an object of options. Throws OptionError or BlockError; then there is none. */
+  async create(given: Readonly<Record<string, unknown>>, from: 'qmp' | 'keyval'): Promise<void> {
+    const { 'qom-type': kind, id, ...rest } = given;
     if (typeof kind !== 'string') throw new OptionError("Parameter 'qom-type' is missing");
-    if (kind !== 'secret' && !ignoredKinds.has(kind) && !networkKinds.has(kind)) {
+    const isKnown = Object.hasOwn(objectKinds, kind) || networkKinds.has(kind);
+    if (!isKnown) {
       throw new OptionError(`Parameter 'qom-type' does not accept value '${kind}'`);
     }
     if (typeof id !== 'string') throw new OptionError("Parameter 'id' is missing");
     optIdentifier('id', id);
-    if (this.#ids.has(id)) {
+    if (this.#kinds.has(id)) {
       throw new OptionError(
         `attempt to add duplicate property '${id}' to object (type 'container')`,
       );
     }
-    const from = isJsonArgument(text) ? 'qmp' : 'keyval';
-    if (networkKinds.has(kind)) {
+    await this.#make(kind, id, rest, from);
+    this.#kinds.set(id, kind);
+  }
+
+  async #make(
+    kind: string,
+    id: string,
+    rest: Record<string, unknown>,
+    from: 'qmp' | 'keyval',
+  ): Promise<void> {
+    const loop = loopKinds[kind];
+    if (loop !== undefined) {
+      parseValue(loop, rest, { from });
+    } else if (kind === 'secret') {
+      this.#secrets.set(id, await this.#load(parseValue(secretOptions, rest, { from })));
+    } else if (kind === 'throttle-group') {
+      this.throttleGroups.set(id, makeThrottleGroup(id, rest, from));
+    } else {
       const { createNetworkObject } = await import('./network-objects.js');
       const find = (name: string): Promise<Uint8Array> => this.secret(name);
       this.#network.set(id, await createNetworkObject(kind, id, rest, from, find));
     }
-    if (kind === 'secret') {
-      this.#secrets.set(id, await this.#load(parseValue(secretOptions, rest, { from })));
+  }
+
+  /** Deletes an object. Throws BlockError when there is none, or when nodes use it. */
+  remove(id: string): void {
+    const kind = this.#kinds.get(id);
+    if (kind === undefined) throw new BlockError('ENOENT', `object '${id}' not found`);
+    if ((this.throttleGroups.get(id)?.memberCount ?? 0) > 0) {
+      throw new BlockError('EBUSY', `object '${id}' is in use, can not be deleted`);
     }
-    this.#ids.add(id);
+    for (const each of [this.#kinds, this.#secrets, this.#network, this.throttleGroups]) {
+      each.delete(id);
+    }
+  }
+
+  /** Ids and kinds of all objects, the oldest first. */
+  list(): readonly (readonly [id: string, kind: string])[] {
+    return [...this.#kinds];
   }
 
   /** The bytes of a secret. Throws BlockError with QEMU's text. */
@@ -84,7 +120,7 @@ export class ToolObjects {
   async tlsCredentials(id: string, endpoint: 'client' | 'server'): Promise<TlsCredentials> {
     const found = this.#network.get(id)?.tls;
     if (found === undefined) {
-      const other = this.#ids.has(id);
+      const other = this.#kinds.has(id);
       const text = other
         ? `Object with id '${id}' is not TLS credentials`
         : `No TLS credentials with id '${id}'`;
@@ -123,6 +159,25 @@ export class ToolObjects {
       });
     }
   }
+}
+
+/** A group with the limits that are given nested (`limits`) or flat (`x-iops-total`). */
+function makeThrottleGroup(
+  id: string,
+  rest: Record<string, unknown>,
+  from: 'qmp' | 'keyval',
+): ThrottleGroup {
+  const given = parseValue(objectKinds['throttle-group'], rest, { from });
+  const { limits: nested, ...flat } = given;
+  const limits: Record<string, unknown> = isObject(nested) ? { ...nested } : {};
+  for (const [name, value] of Object.entries(flat)) {
+    if (typeof value === 'number' && value < 0) {
+      throw new BlockError('EINVAL', 'Property values cannot be negative');
+    }
+    limits[name.slice('x-'.length)] = value;
+  }
+  const config = throttleConfig(parseValue(throttleLimits, limits, { from: 'qmp' }));
+  return new ThrottleGroup(id, nodeHost().clock, config);
 }
 
 function keyval(text: string): Record<string, unknown> {

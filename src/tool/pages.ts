@@ -1,4 +1,5 @@
 /** The man pages of all tools, from their declarations. */
+import { daemonExamples, daemonSpec } from './daemon/arguments.js';
 import { imgCommands, imgExamples, imgSpec } from './img/main.js';
 import { programCommands } from './io/commands/index.js';
 import { ioCommand, ioExamples } from './io/main.js';
@@ -6,25 +7,29 @@ import { nbdExamples, nbdSpec } from './nbd/arguments.js';
 import type { ManPage } from './reference.js';
 import { vdiskCommands, vdiskExamples, vdiskSpec } from './vdisk/commands.js';
 
-const tools = ['vdisk', 'vdisk-img', 'vdisk-io', 'vdisk-nbd'];
+const tools = ['vdisk', 'vdisk-img', 'vdisk-io', 'vdisk-nbd', 'vdisk-storage-daemon'];
 const others = (name: string): string[] => tools.filter((each) => each !== name);
 
 /** What each page says, by the order of their names. */
 export async function manPages(): Promise<readonly ManPage[]> {
   const img = await Promise.all(imgCommands.map((each) => each.load()));
   const own = await Promise.all(vdiskCommands.map((each) => each.load()));
-  return [vdiskPage(own), imgPage(img), ioPage(), nbdPage()];
+  return [vdiskPage(own), imgPage(img), ioPage(), nbdPage(), daemonPage()];
 }
 
 function vdiskPage(commands: ManPage['commands']): ManPage {
   return {
     name: 'vdisk',
     summary: vdiskSpec.summary,
-    synopsis: ['COMMAND [ARGUMENTS]', 'img | io | nbd [ARGUMENTS]', 'completion bash | zsh'],
+    synopsis: [
+      'COMMAND [ARGUMENTS]',
+      'img | io | nbd | daemon [ARGUMENTS]',
+      'completion bash | zsh',
+    ],
     description: [
-      'One word in front of all the tools: vdisk img, vdisk io and vdisk nbd are vdisk-img, ' +
-        'vdisk-io and vdisk-nbd, which take the words of qemu-img, qemu-io and qemu-nbd. The ' +
-        'commands below are its own.',
+      'One word in front of all the tools: vdisk img, vdisk io, vdisk nbd and vdisk daemon are ' +
+        'vdisk-img, vdisk-io, vdisk-nbd and vdisk-storage-daemon, which take the words of ' +
+        'qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon. The commands below are its own.',
       'vdisk completion prints what a shell needs to complete all these words; put ' +
         "'source <(vdisk completion bash)' into its start file.",
     ],
@@ -105,5 +110,27 @@ function nbdPage(): ManPage {
     ],
     examples: nbdExamples.map(([line, what]) => [`vdisk-nbd ${line}`, what]),
     seeAlso: others('vdisk-nbd'),
+  };
+}
+
+function daemonPage(): ManPage {
+  return {
+    name: 'vdisk-storage-daemon',
+    summary: daemonSpec.summary,
+    synopsis: ['[OPTIONS]'],
+    description: [
+      'Opens images, exports them, and changes all that while they are in use, as monitors ask ' +
+        'for in QMP. It takes the words of qemu-storage-daemon 10. Options are carried out in ' +
+        'their order, so that what one refers to must stand before it.',
+      'SIGTERM, SIGINT, SIGHUP and the command quit end it: exports are closed, images flushed ' +
+        'and closed.',
+    ],
+    options: daemonSpec,
+    exitStatus: [
+      ['0', 'it was told to end'],
+      ['1', 'an option could not be carried out; the error is told in one line'],
+    ],
+    examples: daemonExamples.map(([line, what]) => [`vdisk-storage-daemon ${line}`, what]),
+    seeAlso: others('vdisk-storage-daemon'),
   };
 }

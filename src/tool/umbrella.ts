@@ -15,8 +15,9 @@ function overview(): string {
     '',
     ...exampleLines(vdiskExamples),
     '',
-    '  vdisk img --help (io, nbd) lists everything that it can do; they take the words of',
-    '  qemu-img, qemu-io and qemu-nbd, as do the programs vdisk-img, vdisk-io and vdisk-nbd.',
+    '  vdisk img --help (io, nbd, daemon) lists everything that it can do; they take the words of',
+    '  qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon, as do the programs vdisk-img,',
+    '  vdisk-io, vdisk-nbd and vdisk-storage-daemon.',
     '',
     '  vdisk completion bash (or zsh) prints what the shell needs to complete all these words:',
     '  source <(vdisk completion bash). vdisk --version shows the version.',
@@ -25,7 +26,7 @@ function overview(): string {
 }
 
 /** Tools that QEMU has too, and vdisk not yet. */
-const later = new Set(['daemon', 'vm']);
+const later = new Set(['vm']);
 
 /** Runs `vdisk ARGS`; resolves to the exit status. */
 export async function umbrellaMain(name: string, args: readonly string[]): Promise<number> {
@@ -33,6 +34,9 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   if (word === 'img') return (await import('./img/main.js')).imgMain('vdisk-img', rest);
   if (word === 'io') return (await import('./io/main.js')).main(rest, 'vdisk-io');
   if (word === 'nbd') return (await import('./nbd/main.js')).nbdMain('vdisk-nbd', rest);
+  if (word === 'daemon') {
+    return (await import('./daemon/main.js')).daemonMain('vdisk-storage-daemon', rest);
+  }
   const program = new Program(name, new ProcessOutput(isTerminal(1)));
   let status = 0;
   const entry = vdiskCommands.find((each) => each.name === word);
@@ -51,7 +55,7 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
     program.print(versionText(name));
   } else {
     const what = later.has(word) ? `'${word}' is not there yet` : `Unknown tool '${word}'`;
-    program.error(`${what}; there are: img, io, nbd, explain, compact`);
+    program.error(`${what}; there are: img, io, nbd, daemon, explain, compact`);
     program.tryHelp();
     status = 1;
   }
@@ -65,6 +69,7 @@ async function completion(shell: 'bash' | 'zsh'): Promise<string> {
   const { imgCommands } = await import('./img/main.js');
   const { ioCommand } = await import('./io/main.js');
   const { nbdSpec } = await import('./nbd/arguments.js');
+  const { daemonSpec } = await import('./daemon/arguments.js');
   const { drivers } = await import('../catalog/drivers.js');
   const img = await Promise.all(imgCommands.map(async (each) => (await each.load()).spec));
   const own = await Promise.all(vdiskCommands.map(async (each) => (await each.load()).spec));
@@ -77,10 +82,18 @@ async function completion(shell: 'bash' | 'zsh'): Promise<string> {
       amend: driver.amendOptions?.options ?? [],
     }));
   const tools = [
-    { words: [['vdisk']], commands: own, more: ['img', 'io', 'nbd', 'completion', 'help'] },
+    {
+      words: [['vdisk']],
+      commands: own,
+      more: ['img', 'io', 'nbd', 'daemon', 'completion', 'help'],
+    },
     { words: [['vdisk-img'], ['vdisk', 'img']], commands: img },
     { words: [['vdisk-io'], ['vdisk', 'io']], commands: [{ ...ioCommand, name: '' }] },
     { words: [['vdisk-nbd'], ['vdisk', 'nbd']], commands: [{ ...nbdSpec, name: '' }] },
+    {
+      words: [['vdisk-storage-daemon'], ['vdisk', 'daemon']],
+      commands: [{ ...daemonSpec, name: '' }],
+    },
   ];
   return completionScript(shell, tools, formats);
 }

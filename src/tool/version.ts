@@ -4,7 +4,8 @@ import manifest from '../../package.json' with { type: 'json' };
 export const version: string = manifest.version;
 
 /** The release whose tools ours stand in for. */
-const PEER_VERSION = '10.0.2';
+export const PEER_RELEASE = { major: 10, minor: 0, micro: 2 };
+const PEER_VERSION = Object.values(PEER_RELEASE).join('.');
 
 /**
  * What `--version` prints. Scripts that call the tool by QEMU's name decide by the number what

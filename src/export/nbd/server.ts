@@ -97,6 +97,11 @@ export class NbdServer {
     this.#exports.set(name, nbdExport);
   }
 
+  /** Whether clients have agreed on an export. */
+  isUsed(name: string): boolean {
+    return [...this.#connections].some((c) => c.exportName === name);
+  }
+
   /**
    * Takes an export away. Clients that use it: `hard` breaks them off after their
    * requests in flight; otherwise EBUSY while there are any.

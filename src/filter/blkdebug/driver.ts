@@ -21,6 +21,7 @@ import type { IoType } from './events.js';
 import { tryDebugEvent } from './events.js';
 import type { BlkdebugOptions, Rule } from './options.js';
 import {
+  blkdebugBlockdev,
   blkdebugOptions,
   listOptionNames,
   permsOf,
@@ -217,6 +218,7 @@ export const blkdebugDriver: Driver = {
   schemes: ['blkdebug'],
   needsFile: true,
   primaryChild: 'image',
+  blockdev: blkdebugBlockdev,
   optionNames: [
     ...Object.keys(blkdebugOptions.shape.kind === 'struct' ? blkdebugOptions.shape.fields : {}),
     ...listOptionNames,

@@ -1,4 +1,5 @@
 /** Options of blkdebug and its rules, from options and from a configuration file. */
+import { blockdevRef, blockPermission } from '../../block/blockdev-types.js';
 import type { NodeOptions } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { isObject } from '../../block/node-options.js';
@@ -6,20 +7,56 @@ import { Perm } from '../../block/types.js';
 import { formatJson } from '../../lib/json-text.js';
 import { parseInteger } from '../../lib/sizes.js';
 import type { Infer } from '../../options/schema.js';
-import { parseValue, t } from '../../options/schema.js';
+import { fieldsOf, parseValue, t } from '../../options/schema.js';
 import type { DebugEvent, IoType } from './events.js';
-import { ioTypes, tryDebugEvent } from './events.js';
+import { debugEvents, ioTypes, tryDebugEvent } from './events.js';
 
 /** BlockdevOptionsBlkdebug without the child and the rules, which have forms of their own. */
 export const blkdebugOptions = t.struct('BlockdevOptionsBlkdebug', {
   config: t.optional(t.str({ doc: 'configuration file with more rules' })),
   'x-image': t.optional(t.str({ doc: 'file name of the image, as in blkdebug:CONFIG:IMAGE' })),
-  align: t.optional(t.size({ doc: 'alignment that requests must have; 0: the default' })),
+  align: t.optional(
+    t.size({ qapi: 'int', doc: 'alignment that requests must have; 0: the default' }),
+  ),
   'max-transfer': t.optional(t.size({ doc: 'longest read or write; 0: the default' })),
   'opt-write-zero': t.optional(t.size({ doc: 'preferred alignment of zero writes' })),
   'max-write-zero': t.optional(t.size({ doc: 'longest zero write' })),
   'opt-discard': t.optional(t.size({ doc: 'preferred alignment of discards' })),
   'max-discard': t.optional(t.size({ doc: 'longest discard' })),
+});
+
+const event = t.enumOf(...debugEvents, { name: 'BlkdebugEvent', doc: 'when the rule acts' });
+const state = t.optional(t.int({}, { doc: 'state in which it acts; absent: in any' }));
+const part = t.optional(t.int({ bits: 32 }));
+const { 'x-image': _, ...named } = fieldsOf(blkdebugOptions);
+
+/** What blockdev-add takes. */
+export const blkdebugBlockdev = t.struct('BlockdevOptionsBlkdebug', {
+  image: blockdevRef,
+  ...named,
+  'max-transfer': part,
+  'opt-write-zero': part,
+  'max-write-zero': part,
+  'opt-discard': part,
+  'max-discard': part,
+  'inject-error': t.optional(
+    t.arrayOf(
+      t.struct('BlkdebugInjectErrorOptions', {
+        event,
+        state,
+        iotype: t.optional(t.enumOf(...ioTypes, { name: 'BlkdebugIOType' })),
+        errno: t.optional(t.int({}, { doc: 'number of the error; default EIO' })),
+        sector: t.optional(t.int({}, { doc: 'sector that a request must touch' })),
+        once: t.optional(t.bool({ doc: 'act once only' })),
+        immediately: t.optional(t.bool({ doc: 'fail before the request is handed on' })),
+      }),
+    ),
+  ),
+  'set-state': t.optional(
+    t.arrayOf(t.struct('BlkdebugSetStateOptions', { event, state, new_state: t.int() })),
+  ),
+  'take-child-perms': t.optional(t.arrayOf(blockPermission)),
+  'unshare-child-perms': t.optional(t.arrayOf(blockPermission)),
 });
 
 export type BlkdebugOptions = Infer<typeof blkdebugOptions>;

@@ -8,6 +8,7 @@
  *
  * Not supported: writing and creating images, the types `undoable` and `volatile`.
  */
+import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
 import { isBochsHeader } from './header.js';
 
@@ -16,6 +17,7 @@ export const bochsDriver: Driver = {
   kind: 'format',
   needsFile: true,
   optionNames: [],
+  blockdev: genericFormat,
   probe: (head) => (isBochsHeader(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openBochs(context),
 };

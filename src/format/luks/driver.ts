@@ -9,10 +9,12 @@
  *
  * Not supported: LUKS2, argon2 (refused when the header is read).
  */
+import { blockdevRef, onFile } from '../../block/blockdev-types.js';
 import { isLuks } from '../../block/crypto/luks-header.js';
 import type { LuksVolume } from '../../block/crypto/luks.js';
 import type { Driver, MeasureResult } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { t } from '../../options/schema.js';
 import type { CreateValues } from '../../options/create-options.js';
 import type { Backend } from '../../block/backend.js';
 import { luksAmendOptions, luksCreateOptions, volumeOptions } from './create-options.js';
@@ -24,6 +26,11 @@ export const luksDriver: Driver = {
   kind: 'format',
   needsFile: true,
   optionNames: ['key-secret', 'header'],
+  blockdev: t.struct('BlockdevOptionsLUKS', {
+    ...onFile,
+    'key-secret': t.optional(t.str({ doc: 'ID of the secret that unlocks the volume' })),
+    header: t.optional(blockdevRef),
+  }),
   probe: (head) => (isLuks(head) && head[6] === 0 && head[7] === 1 ? 100 : 0),
   open: async (context) => (await import('./open.js')).openLuksNode(context),
   createOptions: luksCreateOptions,

@@ -22,7 +22,7 @@ import { reopenNames } from '../../block/node-options.js';
 import type { Driver, DriverInstance, OpenContext } from '../../block/driver.js';
 import { qcow2AmendOptions, qcow2CreateOptions } from './create-options.js';
 import { MAGIC } from './layout.js';
-import { joinSettings, qcow2OptionNames, qcow2Options } from './options.js';
+import { joinSettings, qcow2Blockdev, qcow2OptionNames, qcow2Options } from './options.js';
 
 async function open(context: OpenContext): Promise<DriverInstance> {
   const [{ openImage }, { Qcow2Instance }] = await Promise.all([
@@ -47,6 +47,7 @@ export const qcow2Driver: Driver = {
   compresses: true,
   storesBitmaps: true,
   optionNames: qcow2OptionNames,
+  blockdev: qcow2Blockdev,
   reopenOptions: reopenNames(qcow2Options),
   joinOptions: joinSettings,
   probe,

@@ -1,9 +1,10 @@
 /** Runtime options of a qcow2 node: declaration, defaults, and what follows from them. */
 import type { NodeOptions } from '../../block/driver.js';
+import { blockdevRef, blockdevRefOrNull, onFile } from '../../block/blockdev-types.js';
 import { BlockError } from '../../block/errors.js';
 import { isObject, mergeOptions } from '../../block/node-options.js';
 import type { Infer } from '../../options/schema.js';
-import { parseValue, t } from '../../options/schema.js';
+import { fieldsOf, parseValue, t } from '../../options/schema.js';
 import type { Geometry } from './units.js';
 import { roundUp } from './units.js';
 
@@ -22,6 +23,11 @@ const overlapFlags = t.struct('Qcow2OverlapCheckFlags', {
   'inactive-l2': overlapFlag('an L2 table of a snapshot'),
   'bitmap-directory': overlapFlag('the bitmap directory'),
 });
+
+const overlapMode = t.enumOf('none', 'constant', 'cached', 'all', {
+  name: 'Qcow2OverlapCheckMode',
+});
+const mode = t.optional(overlapMode);
 
 const discardDoc = (what: string) => `pass discards to the file when ${what}`;
 
@@ -48,11 +54,17 @@ export const qcow2Options = t.struct('BlockdevOptionsQcow2', {
       { name: 'Qcow2OverlapChecks', doc: 'which metadata to guard', reopen: true },
     ),
   ),
-  'cache-size': t.optional(t.size({ doc: 'most bytes of both caches together', reopen: true })),
-  'l2-cache-size': t.optional(t.size({ doc: 'most bytes of the L2 cache', reopen: true })),
-  'l2-cache-entry-size': t.optional(t.size({ doc: 'bytes of an L2 cache entry', reopen: true })),
+  'cache-size': t.optional(
+    t.size({ qapi: 'int', doc: 'most bytes of both caches together', reopen: true }),
+  ),
+  'l2-cache-size': t.optional(
+    t.size({ qapi: 'int', doc: 'most bytes of the L2 cache', reopen: true }),
+  ),
+  'l2-cache-entry-size': t.optional(
+    t.size({ qapi: 'int', doc: 'bytes of an L2 cache entry', reopen: true }),
+  ),
   'refcount-cache-size': t.optional(
-    t.size({ doc: 'most bytes of the refcount cache', reopen: true }),
+    t.size({ qapi: 'int', doc: 'most bytes of the refcount cache', reopen: true }),
   ),
   'cache-clean-interval': t.optional(
     t.int({}, { doc: 'seconds after which unused tables are dropped; 0: never', reopen: true }),
@@ -61,12 +73,35 @@ export const qcow2Options = t.struct('BlockdevOptionsQcow2', {
   'data-file': t.optional(t.any({ doc: 'node or options of the external data file' })),
 });
 
+const keySecret = t.optional(t.str({ doc: 'ID of the secret that unlocks the image' }));
+
+/** What blockdev-add takes: the same, with QMP's types of the children and the encryption. */
+export const qcow2Blockdev = t.struct('BlockdevOptionsQcow2', {
+  ...onFile,
+  backing: t.optional(blockdevRefOrNull),
+  ...fieldsOf(qcow2Options),
+  'overlap-check': t.optional(
+    t.alternate(
+      {
+        object: t.struct('Qcow2OverlapCheckFlags', { ...fieldsOf(overlapFlags), template: mode }),
+        str: overlapMode,
+      },
+      { name: 'Qcow2OverlapChecks' },
+    ),
+  ),
+  encrypt: t.optional(
+    t.union('BlockdevQcow2Encryption', 'format', {
+      aes: t.struct('QCryptoBlockOptionsQCow', { 'key-secret': keySecret }),
+      luks: t.struct('QCryptoBlockOptionsLUKS', { 'key-secret': keySecret }),
+    }),
+  ),
+  'data-file': t.optional(blockdevRef),
+});
+
 export type Qcow2OptionValues = Infer<typeof qcow2Options>;
 
 /** Names that `optionNames` of the driver lists. */
-export const qcow2OptionNames: readonly string[] = [
-  ...(qcow2Options.shape.kind === 'struct' ? Object.keys(qcow2Options.shape.fields) : []),
-];
+export const qcow2OptionNames: readonly string[] = [...Object.keys(fieldsOf(qcow2Options))];
 
 /** Structures that overlap checks guard, or-ed. */
 export const Overlap = {

@@ -26,15 +26,19 @@ import type { BlockLimits, DriverStatus, Preallocation } from '../../block/types
 import { MAX_LENGTH, Req, Role } from '../../block/types.js';
 import type { FileRun } from '../../host/file.js';
 import { Iov } from '../../lib/iov.js';
+import { onFile } from '../../block/blockdev-types.js';
 import { createOptions } from '../../options/create-options.js';
 import type { Infer } from '../../options/schema.js';
-import { parseValue, t } from '../../options/schema.js';
+import { fieldsOf, parseValue, t } from '../../options/schema.js';
 
 /** Options of a raw node besides `file` (QMP: BlockdevOptionsRaw). */
 export const rawOptions = t.struct('BlockdevOptionsRaw', {
-  offset: t.optional(t.size({ doc: 'where the image begins in the file, in bytes', reopen: true })),
+  offset: t.optional(
+    t.size({ qapi: 'int', doc: 'where the image begins in the file, in bytes', reopen: true }),
+  ),
   size: t.optional(
     t.size({
+      qapi: 'int',
       doc: 'length of the image in bytes; default: to the end of the file',
       reopen: true,
     }),
@@ -249,6 +253,7 @@ export const rawDriver: Driver = {
   kind: 'format',
   needsFile: true,
   optionNames: ['offset', 'size'],
+  blockdev: t.struct('BlockdevOptionsRaw', { ...onFile, ...fieldsOf(rawOptions) }),
   reopenOptions: reopenNames(rawOptions),
   // Any file can be a raw image: recognised where nothing else is.
   probe: () => 1,

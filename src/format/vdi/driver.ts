@@ -17,6 +17,7 @@
  * Not supported: version 1.0, undo images as such, extra bytes in front of blocks, writing
  * differencing images, resizing, compressing. Check repairs nothing, as in QEMU.
  */
+import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
 import { vdiCreateOptions } from './create-options.js';
 import { isVdi } from './header.js';
@@ -27,6 +28,7 @@ export const vdiDriver: Driver = {
   needsFile: true,
   // A differencing image reads through to its parent.
   supportsBacking: true,
+  blockdev: genericFormat,
   optionNames: [],
   probe: (head) => (isVdi(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openVdi(context),

@@ -26,6 +26,7 @@
  *
  * Not supported: writing to differencing disks; the batmap of XenServer is kept, not used.
  */
+import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
 import { vpcCreateOptions } from './create-options.js';
 import { hasCookie } from './footer.js';
@@ -36,6 +37,7 @@ export const vpcDriver: Driver = {
   kind: 'format',
   needsFile: true,
   supportsBacking: true,
+  blockdev: genericFormat,
   optionNames: ['force_size_calc'],
   // Fixed disks cannot be told from raw ones by their start.
   probe: (head) => (head.byteLength >= 8 && hasCookie(head, FOOTER_COOKIE) ? 100 : 0),

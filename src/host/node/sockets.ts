@@ -8,6 +8,7 @@ import { HostError } from '../file.js';
 import { errnoText } from '../errno.js';
 import type { ByteStream, HostSockets, Listener, SocketAddress, TlsOptions } from '../socket.js';
 import { toHostError } from './errors.js';
+import { stdio } from './stdio.js';
 import { Outlet, slabReads, tryTakeOver } from './plain-socket.js';
 
 const nothing = (): void => undefined;
@@ -342,7 +343,14 @@ async function listen(
     server.once('error', (error) => {
       reject(cannotListen(address, toHostError(error)));
     });
-    server.listen(how, resolve);
+    // The file of a Unix socket is made in this call: it is never open to more than `mode` says.
+    const { mode } = options;
+    const before = mode === undefined ? undefined : process.umask(0o777 & ~mode);
+    try {
+      server.listen(how, resolve);
+    } finally {
+      if (before !== undefined) process.umask(before);
+    }
   });
   // An accept that fails (too many files) is tried again with the next connection.
   server.on('error', nothing);
@@ -368,4 +376,4 @@ function cannotListen(address: SocketAddress, cause: HostError): HostError {
   return new HostError(cause.code, `${text}: ${errnoText(cause.code)}`, { cause });
 }
 
-export const nodeSockets: HostSockets = { connect, listen };
+export const nodeSockets: HostSockets = { connect, listen, stdio };

@@ -204,6 +204,7 @@ function driver(name: Name): Driver {
     schemes: [name],
     needsFile: false,
     optionNames: fileOptionNames,
+    blockdev: fileOptions,
     reopenOptions: reopenNames(fileOptions),
     parseFilename: (filename) => parseFilename(name, filename),
     open: (context) => open(name, context),

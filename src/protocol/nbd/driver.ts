@@ -7,7 +7,7 @@
  */
 import { createOnExisting, existingCreateOptions } from '../../block/create-existing.js';
 import type { Driver } from '../../block/driver.js';
-import { nbdOptionNames, parseNbdFilename } from './options.js';
+import { nbdOptionNames, nbdOptions, parseNbdFilename } from './options.js';
 
 export const nbdDriver: Driver = {
   name: 'nbd',
@@ -15,6 +15,7 @@ export const nbdDriver: Driver = {
   schemes: ['nbd', 'nbd+tcp', 'nbd+unix', 'nbds', 'nbds+tcp', 'nbds+unix'],
   needsFile: false,
   optionNames: nbdOptionNames,
+  blockdev: nbdOptions,
   parseFilename: parseNbdFilename,
   createOptions: existingCreateOptions,
   create: (context) => createOnExisting(context, 'nbd'),

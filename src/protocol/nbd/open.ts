@@ -9,7 +9,8 @@ import type { HandshakeRequest } from './handshake.js';
 import { clientHandshake } from './handshake.js';
 import { NbdInstance } from './instance.js';
 import type { NbdOptions } from './options.js';
-import { foldLegacyAddress, nbdFilename, nbdOptions, toAddress } from './options.js';
+import { toAddress } from '../../block/socket-address.js';
+import { foldLegacyAddress, nbdFilename, nbdOptions } from './options.js';
 
 /** Pause between tries while `open-timeout` runs, in milliseconds. */
 const OPEN_RETRY_MS = 250;

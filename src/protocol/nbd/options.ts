@@ -1,28 +1,11 @@
 /** Options of the nbd driver, and the ways to write them as a file name. */
 import { BlockError } from '../../block/errors.js';
 import type { NodeOptions } from '../../block/driver.js';
-import type { SocketAddress } from '../../host/socket.js';
+import { socketAddress } from '../../block/socket-address.js';
 import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 
 export const NBD_DEFAULT_PORT = '10809';
-
-/** QMP: SocketAddress, as far as an NBD client uses it. */
-const socketAddress = t.union('SocketAddress', 'type', {
-  inet: t.struct('InetSocketAddress', {
-    host: t.str({ doc: 'host name or address' }),
-    port: t.str({ doc: 'port number' }),
-    'keep-alive': t.optional(t.bool()),
-    ipv4: t.optional(t.bool()),
-    ipv6: t.optional(t.bool()),
-  }),
-  unix: t.struct('UnixSocketAddress', {
-    path: t.str({ doc: 'path of the socket' }),
-    abstract: t.optional(t.bool({ doc: 'the path is a name in the abstract namespace' })),
-    tight: t.optional(t.bool()),
-  }),
-  fd: t.struct('FdSocketAddress', { str: t.str({ doc: 'number of an open descriptor' }) }),
-});
 
 /** QMP: BlockdevOptionsNbd. */
 export const nbdOptions = t.struct('BlockdevOptionsNbd', {
@@ -78,31 +61,6 @@ export function foldLegacyAddress(options: NodeOptions): NodeOptions {
   if (port !== undefined) fail('port may not be used without host');
   if (rest['server'] === undefined) fail('NBD server address missing');
   return rest;
-}
-
-/** The port's address of the checked option. */
-export function toAddress(server: NbdOptions['server']): SocketAddress {
-  switch (server.type) {
-    case 'inet': {
-      const { ipv4, ipv6 } = server;
-      return {
-        type: 'inet',
-        host: server.host,
-        port: server.port,
-        keepAlive: server['keep-alive'] ?? false,
-        ...(ipv4 === undefined ? {} : { ipv4 }),
-        ...(ipv6 === undefined ? {} : { ipv6 }),
-      };
-    }
-    case 'unix':
-      return { type: 'unix', path: server.path, abstract: server.abstract ?? false };
-    case 'fd': {
-      const fd = Number(server.str);
-      if (!Number.isInteger(fd) || fd < 0)
-        fail(`File descriptor name '${server.str}' is no number`);
-      return { type: 'fd', fd };
-    }
-  }
 }
 
 /** `nbd://…`, `nbds://…`, `nbd+unix://…` and the old `nbd:…` forms. */

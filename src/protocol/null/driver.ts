@@ -18,15 +18,19 @@ import { Req } from '../../block/types.js';
 import type { Clock } from '../../host/host.js';
 import type { Iov } from '../../lib/iov.js';
 import type { Infer } from '../../options/schema.js';
-import { parseValue, t } from '../../options/schema.js';
+import { fieldsOf, parseValue, t } from '../../options/schema.js';
 
 /** QMP's BlockdevOptionsNull. */
 export const nullOptions = t.struct('BlockdevOptionsNull', {
   filename: t.optional(t.str({ doc: "only 'null-co://' or 'null-aio://'" })),
-  size: t.size({ default: 1024 ** 3, doc: 'length in bytes' }),
+  size: t.size({ default: 1024 ** 3, doc: 'length in bytes', qapi: 'int' }),
   'latency-ns': t.uint({ bits: 64 }, { default: 0, doc: 'nanoseconds until a request completes' }),
   'read-zeroes': t.bool({ default: false, doc: 'reads give zeroes', since: '4.1' }),
 });
+
+/** The file name is no option of QMP's. */
+const { filename: _, ...blockdevFields } = fieldsOf(nullOptions);
+const nullBlockdev = t.struct('BlockdevOptionsNull', blockdevFields);
 
 type NullOptions = Infer<typeof nullOptions>;
 type Name = 'null-co' | 'null-aio';
@@ -117,7 +121,8 @@ function driver(name: Name): Driver {
     kind: 'protocol',
     schemes: [name],
     needsFile: false,
-    optionNames: ['filename', 'size', 'latency-ns', 'read-zeroes'],
+    optionNames: Object.keys(fieldsOf(nullOptions)),
+    blockdev: nullBlockdev,
     parseFilename(filename) {
       if (filename === `${name}://`) return {};
       throw new BlockError('EINVAL', `The only allowed filename for this driver is '${name}://'`);

@@ -1,7 +1,7 @@
 /** Image facts as text for people, as QEMU 10 prints them. */
 import { formatSize, formatSizeExact } from '../../lib/sizes.js';
 import { formatSpecificLines } from '../io/format-specific.js';
-import type { GraphInfo, SnapshotFacts } from './image-info.js';
+import type { GraphInfo, SnapshotFacts } from '../../block/image-info.js';
 import { inQemuOrder } from '../../lib/qdict-order.js';
 
 /** The lines about an image and its children. */

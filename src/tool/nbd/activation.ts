@@ -1,5 +1,5 @@
 /** Socket activation (sd_listen_fds(3)): open listening sockets from who started the process. */
-import { forkedFds } from './background.js';
+import { forkedFds } from '../background.js';
 
 /** First of the descriptors that are passed. */
 export const FIRST_FD = 3;

@@ -9,7 +9,7 @@ import { versionText } from '../version.js';
 import { takeListenFds } from './activation.js';
 import type { NbdArguments } from './arguments.js';
 import { nbdExamples, nbdSpec, readNbdArguments } from './arguments.js';
-import { reportReady, runInBackground } from './background.js';
+import { reportReady, runInBackground } from '../background.js';
 
 function helpText(name: string): string {
   return [

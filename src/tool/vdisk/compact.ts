@@ -2,7 +2,7 @@
 import type { Backend } from '../../block/backend.js';
 import type { Compacted } from '../../job/compact.js';
 import { compact as compactOpen } from '../../job/compact.js';
-import { actualSize } from '../img/image-info.js';
+import { actualSize } from '../../block/image-info.js';
 import { formatSize } from '../../lib/sizes.js';
 import { command } from '../../options/getopt.js';
 import { cacheMode, openImage, toolGraph } from '../images.js';

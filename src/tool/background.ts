@@ -1,14 +1,14 @@
 /**
- * `--fork`: the same command runs again in a process of its own, which tells through a pipe when
- * clients can connect; until then its messages appear here.
+ * `--fork` and `--daemonize`: the same command runs again in a process of its own, which tells
+ * through a pipe when clients can connect; until then its messages appear here.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
-import type { Program } from '../program.js';
+import type { Program } from './program.js';
 
 /** Tells the new process where the pipe is and how many listening sockets it got. */
-const VARIABLE = 'VDISK_NBD_BACKGROUND';
+const VARIABLE = 'VDISK_BACKGROUND';
 /** Descriptors begin here after standard input, output and error. */
 const FIRST = 3;
 

@@ -1,7 +1,7 @@
 /** What is known of an image and of the nodes below it, as QMP's BlockGraphInfo. */
-import { nameSeenFrom } from '../../block/filename.js';
-import type { SnapshotInfo } from '../../block/driver.js';
-import type { BlockNode } from '../../block/node.js';
+import type { SnapshotInfo } from './driver.js';
+import { nameSeenFrom } from './filename.js';
+import type { BlockNode } from './node.js';
 
 /** A snapshot, as in JSON. */
 export interface SnapshotFacts {
@@ -15,13 +15,13 @@ export interface SnapshotFacts {
   readonly icount: bigint | undefined;
 }
 
-/** A node and its children; names are QMP's. Undefined members are left out of JSON. */
-export interface GraphInfo {
+/** One node, as QMP's BlockNodeInfo. Undefined members are left out of JSON. */
+export interface NodeInfo {
   readonly filename: string;
   readonly format: string;
   readonly 'virtual-size': number;
   readonly 'actual-size': number | undefined;
-  readonly 'dirty-flag': boolean;
+  readonly 'dirty-flag': boolean | undefined;
   readonly encrypted: true | undefined;
   readonly compressed: true | undefined;
   readonly 'cluster-size': number | undefined;
@@ -31,6 +31,10 @@ export interface GraphInfo {
   readonly snapshots: readonly SnapshotFacts[] | undefined;
   readonly 'format-specific':
     { readonly type: string; readonly data: Record<string, unknown> } | undefined;
+}
+
+/** A node and its children. */
+export interface GraphInfo extends NodeInfo {
   readonly children: readonly { readonly name: string; readonly info: GraphInfo }[];
 }
 
@@ -51,19 +55,42 @@ export function snapshotFacts(s: SnapshotInfo): SnapshotFacts {
 
 /** Everything about `node` and its children. */
 export async function graphInfo(node: BlockNode): Promise<GraphInfo> {
-  const facts = await node.instance.info?.();
-  const hasBacking = node.backingFile !== '';
-  const snapshots = facts?.snapshots?.map(snapshotFacts);
   const children: { name: string; info: GraphInfo }[] = [];
   for (const child of node.children.values()) {
     children.push({ name: child.name, info: await graphInfo(child.node) });
   }
+  return { ...(await nodeInfo(node)), children };
+}
+
+/** Drivers that know nothing of what `bdrv_get_info` asks for in QEMU. */
+const withoutFacts = new Set([
+  'null-co',
+  'null-aio',
+  'nbd',
+  'memory',
+  'bochs',
+  'quorum',
+  'blkverify',
+]);
+
+/** Whether it is known of a node, or of the one that a filter or raw stands on, if it is dirty. */
+function knowsDirty(node: BlockNode): boolean {
+  if (withoutFacts.has(node.driver.name)) return false;
+  const below = node.driver.kind === 'filter' || node.driver.name === 'raw' ? node.file : undefined;
+  return below === undefined || knowsDirty(below.node);
+}
+
+/** What is known of `node` alone. */
+export async function nodeInfo(node: BlockNode): Promise<NodeInfo> {
+  const facts = await node.instance.info?.();
+  const hasBacking = node.backingFile !== '';
+  const snapshots = facts?.snapshots?.map(snapshotFacts);
   return {
     filename: node.filename,
     format: node.driver.name,
     'virtual-size': node.size,
     'actual-size': await actualSize(node),
-    'dirty-flag': facts?.isDirty ?? false,
+    'dirty-flag': knowsDirty(node) ? (facts?.isDirty ?? false) : undefined,
     encrypted: facts?.isEncrypted === true ? true : undefined,
     compressed: facts?.isCompressed === true ? true : undefined,
     'cluster-size': facts?.clusterSize,
@@ -76,7 +103,6 @@ export async function graphInfo(node: BlockNode): Promise<GraphInfo> {
     'format-specific':
       facts?.formatSpecific ??
       (node.driver.name === 'file' ? { type: 'file', data: {} } : undefined),
-    children,
   };
 }
 

@@ -1,0 +1,83 @@
+/**
+ * Commands of the monitor. One declaration gives arguments, results and documentation; the QMP
+ * session checks the arguments against it, `query-qmp-schema` and the reference tell it.
+ *
+ * ```ts
+ * export const blockdevDel = defineCommand({
+ *   name: 'blockdev-del',
+ *   doc: 'Closes a node that blockdev-add opened and nobody uses.',
+ *   args: t.struct('q_obj_blockdev-del-arg', { 'node-name': t.str() }),
+ *   run: ({ graph }, args) => …args['node-name']…,
+ * });
+ * ```
+ */
+import type { Decl, Infer } from '../options/schema.js';
+import type { MonitorContext } from './context.js';
+
+/** A command as the monitor holds it. */
+export interface Command {
+  readonly name: string;
+  /** One or two sentences for the reference. */
+  readonly doc: string;
+  /** A struct or a union; undefined: the command takes no arguments. */
+  readonly args: Decl | undefined;
+  /** Type of the result; undefined: the empty object. */
+  readonly returns: Decl | undefined;
+  /** QEMU's version that has had it first. */
+  readonly since: string | undefined;
+  /** QAPI's special features of the command itself. */
+  readonly features: readonly string[] | undefined;
+  /** The command looks at which arguments were given: defaults are not filled in. */
+  readonly givenOnly: boolean;
+  /** Does what it is for. Throws QmpError, BlockError or OptionError; then nothing has changed. */
+  run(context: MonitorContext, args: unknown): unknown;
+}
+
+interface CommandInit<A extends Decl> {
+  readonly name: string;
+  readonly doc: string;
+  readonly args: A;
+  readonly returns?: Decl;
+  readonly since?: string;
+  readonly features?: readonly string[];
+  readonly givenOnly?: boolean;
+  run(this: void, context: MonitorContext, args: Infer<A>): unknown;
+}
+
+interface PlainCommandInit {
+  readonly name: string;
+  readonly doc: string;
+  readonly returns?: Decl;
+  readonly since?: string;
+  readonly features?: readonly string[];
+  run(this: void, context: MonitorContext): unknown;
+}
+
+/** Declares a command with arguments. */
+export function defineCommand<A extends Decl>(init: CommandInit<A>): Command {
+  return {
+    name: init.name,
+    doc: init.doc,
+    args: init.args,
+    returns: init.returns,
+    since: init.since,
+    features: init.features,
+    givenOnly: init.givenOnly ?? false,
+    // The session has checked the arguments against `args`.
+    run: (context, args) => init.run(context, args as Infer<A>),
+  };
+}
+
+/** Declares a command that takes no arguments. */
+export function definePlainCommand(init: PlainCommandInit): Command {
+  return {
+    name: init.name,
+    doc: init.doc,
+    args: undefined,
+    returns: init.returns,
+    since: init.since,
+    features: init.features,
+    givenOnly: false,
+    run: (context) => init.run(context),
+  };
+}

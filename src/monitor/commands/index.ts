@@ -1,0 +1,19 @@
+/** The list of commands, in the order in which query-commands tells them. */
+import type { Command } from '../command.js';
+import { qmpCapabilities } from '../session.js';
+import { blockdevCommands } from './blockdev.js';
+import { chardevCommands } from './chardev.js';
+import { controlCommands } from './control.js';
+import { exportCommands } from './export.js';
+import { objectCommands } from './object.js';
+import { queryBlockCommands } from './query-block.js';
+
+export const commands: readonly Command[] = [
+  ...objectCommands,
+  ...controlCommands,
+  qmpCapabilities,
+  ...chardevCommands,
+  ...exportCommands,
+  ...blockdevCommands,
+  ...queryBlockCommands,
+];

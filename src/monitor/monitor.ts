@@ -1,0 +1,101 @@
+/**
+ * The monitor: its clients, its commands, its events.
+ *
+ * Commands of all clients are carried out one after another, in the order in which they came, so
+ * that a command never sees another one's work half done. Events go to every client that has
+ * negotiated, in the order in which they happened; an event that a command causes comes before
+ * that command's reply.
+ */
+import type { Clock } from '../host/host.js';
+import type { ByteStream } from '../host/socket.js';
+import type { Decl } from '../options/schema.js';
+import { parseValue, t } from '../options/schema.js';
+import type { Command } from './command.js';
+import type { MonitorContext, VersionInfo } from './context.js';
+import type { EventKind } from './events.js';
+import { EventGate } from './events.js';
+import type { SessionHost } from './session.js';
+import { QmpSession } from './session.js';
+
+const noArguments = t.struct('q_empty', {});
+
+export interface MonitorInit {
+  readonly clock: Clock;
+  readonly commands: readonly Command[];
+  readonly events: readonly EventKind[];
+  readonly version: VersionInfo;
+  /** What `t.ref` stands for in the commands' declarations. */
+  readonly types: ReadonlyMap<string, Decl>;
+  /** What commands work on; asked for when the first one runs. */
+  readonly context: () => MonitorContext;
+}
+
+export class Monitor implements SessionHost {
+  readonly version: VersionInfo;
+  readonly commands: ReadonlyMap<string, Command>;
+  readonly types: ReadonlyMap<string, Decl>;
+  readonly #context: () => MonitorContext;
+  readonly #sessions = new Set<QmpSession>();
+  readonly #gate: EventGate;
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(init: MonitorInit) {
+    this.version = init.version;
+    this.commands = new Map(init.commands.map((command) => [command.name, command]));
+    this.types = init.types;
+    this.#context = init.context;
+    this.#gate = new EventGate(init.events, init.clock, (message) => {
+      for (const session of this.#sessions) session.emit(message);
+    });
+  }
+
+  /** Serves a client until it is `gone`; `pretty`: replies over several lines. */
+  attach(stream: ByteStream, pretty: boolean, gone: () => void = (): void => undefined): void {
+    const session = new QmpSession(this, stream, pretty);
+    this.#sessions.add(session);
+    session.onGone = (): void => {
+      this.#sessions.delete(session);
+      gone();
+    };
+  }
+
+  /** Tells every client of an event, at once or when its rate allows. */
+  emit(name: string, data: Readonly<Record<string, unknown>>): void {
+    this.#gate.emit(name, data);
+  }
+
+  /**
+   * Checks the arguments and carries a command out, after all that came before. Rejects with
+   * QmpError, OptionError or BlockError; then nothing has changed.
+   */
+  execute(command: Command, args: unknown): Promise<unknown> {
+    return this.runExclusive(() => {
+      const checked = parseValue(command.args ?? noArguments, args, {
+        from: 'qmp',
+        types: this.types,
+        withoutDefaults: command.givenOnly,
+      });
+      return command.run(this.#context(), checked);
+    });
+  }
+
+  /** Runs `work` when no command is carried out, and lets none begin before it ends. */
+  runExclusive<T>(work: () => T | Promise<T>): Promise<T> {
+    const result = this.#last.then(work);
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+
+  /** No command is taken any more; resolves when the one in work is done. */
+  async stop(): Promise<void> {
+    for (const session of this.#sessions) session.stop();
+    await this.#last;
+  }
+
+  /** Ends all sessions: each gets what it is owed. */
+  async close(): Promise<void> {
+    this.#gate.close();
+    await Promise.all([...this.#sessions].map((session) => session.close()));
+    this.#sessions.clear();
+  }
+}

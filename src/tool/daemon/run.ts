@@ -1,0 +1,165 @@
+/** The daemon: its graph, monitor, exports and objects, from the command line to a clean end. */
+import { unlinkSync, writeFileSync } from 'node:fs';
+import { errorText, messageOf } from '../../block/errors.js';
+import type { BlockGraph } from '../../block/graph.js';
+import type { BlockNode } from '../../block/node.js';
+import { blockdevOptions, blockdevTypes } from '../../catalog/blockdev-types.js';
+import { drivers } from '../../catalog/drivers.js';
+import { toHostError } from '../../host/node/errors.js';
+import { nodeHost } from '../../host/node/index.js';
+import type { HostSockets } from '../../host/socket.js';
+import { Chardevs } from '../../monitor/chardevs.js';
+import { addNode } from '../../monitor/commands/blockdev.js';
+import { commands } from '../../monitor/commands/index.js';
+import type { MonitorContext } from '../../monitor/context.js';
+import { eventKinds } from '../../monitor/event-kinds.js';
+import { BlockExports } from '../../monitor/exports.js';
+import { Monitor } from '../../monitor/monitor.js';
+import { blockExportOptions, nbdServerOptions } from '../../monitor/types/export.js';
+import { toolGraph } from '../images.js';
+import { ToolObjects } from '../objects.js';
+import type { Program } from '../program.js';
+import { Failure } from '../program.js';
+import { PEER_RELEASE, version } from '../version.js';
+import { tryObjectHelp } from './object-help.js';
+import { monitorOptions, readArgument } from './options.js';
+
+async function loadSockets(): Promise<HostSockets> {
+  const sockets = await nodeHost().loadSockets?.();
+  if (sockets === undefined) throw new Failure('There are no sockets here');
+  return sockets;
+}
+
+/** One storage daemon. */
+export class Daemon {
+  readonly #program: Program;
+  readonly #objects = new ToolObjects();
+  readonly #graph: BlockGraph;
+  readonly #monitor: Monitor;
+  readonly #exports: BlockExports;
+  readonly #chardevs: Chardevs;
+  readonly #owned = new Set<BlockNode>();
+  readonly #types = blockdevTypes(drivers);
+  /** Resolves when a client asked the daemon to end. */
+  readonly ended: Promise<void>;
+  #quit: () => void = () => undefined;
+  #pidFile: string | undefined;
+
+  constructor(program: Program) {
+    this.#program = program;
+    this.ended = new Promise((resolve) => {
+      this.#quit = resolve;
+    });
+    const emit = (name: string, data: Readonly<Record<string, unknown>>): void => {
+      this.#monitor.emit(name, data);
+    };
+    this.#graph = toolGraph(program, this.#objects, emit);
+    this.#exports = new BlockExports({ graph: this.#graph, objects: this.#objects, emit });
+    this.#chardevs = new Chardevs(loadSockets, (message) => {
+      program.error(`info: ${message}`);
+    });
+    this.#monitor = new Monitor({
+      clock: nodeHost().clock,
+      commands,
+      events: eventKinds,
+      version: { qemu: PEER_RELEASE, package: `vdisk ${version}` },
+      types: this.#types,
+      context: () => this.#context(emit),
+    });
+  }
+
+  #context(emit: MonitorContext['emit']): MonitorContext {
+    return {
+      graph: this.#graph,
+      owned: this.#owned,
+      exports: this.#exports,
+      chardevs: this.#chardevs,
+      objects: this.#objects,
+      version: this.#monitor.version,
+      commands: this.#monitor.commands,
+      types: this.#types,
+      emit,
+      quit: () => {
+        this.#quit();
+      },
+    };
+  }
+
+  /** `--blockdev` */
+  async blockdev(text: string): Promise<void> {
+    const form = { decl: blockdevOptions, implied: 'driver', types: this.#types, givenOnly: true };
+    const options = readArgument(form, text);
+    await addNode({ graph: this.#graph, owned: this.#owned }, options);
+  }
+
+  /** `--chardev`; a text to print instead when help was asked for. */
+  async chardev(text: string): Promise<string | undefined> {
+    if (text === 'help' || text === '?') return Chardevs.help();
+    await this.#chardevs.add(text);
+    return undefined;
+  }
+
+  /** `--export` */
+  async export(text: string): Promise<void> {
+    await this.#exports.add(readArgument({ decl: blockExportOptions, implied: 'type' }, text));
+  }
+
+  /** `--monitor` */
+  monitor(text: string): void {
+    const options = readArgument({ decl: monitorOptions, implied: 'chardev' }, text);
+    const chardev = this.#chardevs.find(options.chardev);
+    if (chardev === undefined) throw new Failure(`chardev "${options.chardev}" not found`);
+    if (options.mode === 'readline') throw new Failure('Only QMP is supported');
+    chardev.attach((stream, gone) => {
+      this.#monitor.attach(stream, options.pretty, gone);
+    });
+  }
+
+  /** `--nbd-server` */
+  async nbdServer(text: string): Promise<void> {
+    await this.#exports.startServer(readArgument({ decl: nbdServerOptions }, text));
+  }
+
+  /** `--object`; a text to print instead when help was asked for. */
+  async object(text: string): Promise<string | undefined> {
+    const help = tryObjectHelp(text);
+    if (help === undefined) await this.#objects.add(text);
+    return help;
+  }
+
+  /** `--pidfile`: the file is removed at the end. Throws Failure. */
+  writePid(path: string): void {
+    try {
+      writeFileSync(path, `${String(process.pid)}\n`, { mode: 0o600 });
+    } catch (e) {
+      const text = errorText(toHostError(e));
+      throw new Failure(`cannot create PID file: Could not create '${path}': ${text}`);
+    }
+    this.#pidFile = path;
+  }
+
+  /** No command is taken any more; exports end, images are flushed and closed. */
+  async close(): Promise<void> {
+    await this.#monitor.stop();
+    await this.#exports.close();
+    for (const node of this.#owned) await this.#flush(node);
+    this.#owned.clear();
+    await this.#graph.close();
+    await this.#monitor.close();
+    await this.#chardevs.close();
+    if (this.#pidFile === undefined) return;
+    try {
+      unlinkSync(this.#pidFile);
+    } catch {
+      // Somebody else has removed it.
+    }
+  }
+
+  async #flush(node: BlockNode): Promise<void> {
+    try {
+      await node.flush();
+    } catch (e) {
+      this.#program.error(`Cannot flush node '${node.name}': ${messageOf(e)}`);
+    }
+  }
+}
