@@ -19,6 +19,7 @@ import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
 import { vdiDriver } from '../format/vdi/driver.js';
+import { vhdxDriver } from '../format/vhdx/driver.js';
 import { vpcDriver } from '../format/vpc/driver.js';
 import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/driver.js';
 import { memoryDriver } from '../protocol/memory/driver.js';
@@ -38,6 +39,7 @@ export const drivers: readonly Driver[] = [
   bochsDriver,
   vpcDriver,
   vdiDriver,
+  vhdxDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

@@ -208,6 +208,7 @@ const skips: Record<string, Subject['skips']> = {
   nbd: nbdSkips,
   vpc: noResizeSkips,
   vdi: noResizeSkips,
+  vhdx: noResizeSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };

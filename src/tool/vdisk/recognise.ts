@@ -51,7 +51,7 @@ const MARKS: readonly Mark[] = [
     bytes: '# Disk DescriptorFile',
   },
   { format: 'vdi', title: 'VDI (VirtualBox)', opens: true, at: 64, bytes: '\x7f\x10\xda\xbe' },
-  { format: 'vhdx', title: 'VHDX (Hyper-V)', ...foreign('vhdx'), at: 0, bytes: 'vhdxfile' },
+  { format: 'vhdx', title: 'VHDX (Hyper-V)', opens: true, at: 0, bytes: 'vhdxfile' },
   { format: 'vpc', title: 'VHD (Virtual PC)', opens: true, at: 0, bytes: 'conectix' },
   { format: 'vpc', title: 'VHD (Virtual PC)', opens: true, at: -512, bytes: 'conectix' },
   { format: 'vpc', title: 'VHD (Virtual PC)', opens: true, at: -511, bytes: 'conectix' },

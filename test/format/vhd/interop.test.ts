@@ -26,6 +26,9 @@ const shapes: readonly Shape[] = [
   { format: 'vpc', options: 'subformat=dynamic,force_size=on' },
   { format: 'vpc', options: 'subformat=fixed' },
   { format: 'vpc', options: 'subformat=fixed,force_size=on' },
+  { format: 'vhdx', options: 'subformat=dynamic' },
+  { format: 'vhdx', options: 'block_size=1M,log_size=2M,block_state_zero=off' },
+  { format: 'vhdx', options: 'subformat=fixed,block_size=2M' },
 ];
 
 /** A disk with runs of data, text and nothing. */
