@@ -18,7 +18,8 @@
         "src/crc32c.c",
         "src/scan.c",
         "src/aes.c",
-        "src/xts.c"
+        "src/xts.c",
+        "src/cbc.c"
       ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE", "_FILE_OFFSET_BITS=64"],
       "cflags": ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-O2", "-fvisibility=hidden"],

@@ -44,7 +44,7 @@ async function bundleExercise() {
   const contents = `
     import { nodeFiles } from './src/host/node/files.js';
     import { nodeHot } from './src/host/node/hot.js';
-    import { tryNativeXts } from './src/host/node/xts.js';
+    import { tryNativeXts } from './src/host/node/bulk-cipher.js';
     import { Iov } from './src/lib/iov.js';
     const path = ${JSON.stringify(join(root, '.cache', 'native', 'exercise.raw'))};
     for (const engine of ['io_uring', 'threads', 'native']) {

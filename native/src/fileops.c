@@ -125,8 +125,8 @@ static int32_t run_once(struct slot *s, struct iovec *iov) {
     s->result = (double)extent_at(s->fd, offset);
     return 0;
   case OP_XTS:
-    xts_crypt((const struct xts_key *)(uintptr_t)s->arg1, (uint8_t *)(uintptr_t)s->addr,
-              (size_t)s->bytes, (size_t)s->offset, (uint64_t)s->arg2, s->fd != 0);
+    sector_crypt((const struct sector_key *)(uintptr_t)s->arg1, (uint8_t *)(uintptr_t)s->addr,
+                 (size_t)s->bytes, (size_t)s->offset, (uint64_t)s->arg2, s->fd != 0);
     return 0;
   case OP_DEFLATE:
   case OP_INFLATE:

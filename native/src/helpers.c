@@ -186,8 +186,26 @@ static napi_value crc(napi_env env, napi_callback_info info) {
 static void free_key(napi_env env, void *data, void *hint) {
   (void)env;
   (void)hint;
-  explicit_bzero(data, sizeof(struct xts_key));
+  explicit_bzero(data, sizeof(struct sector_key));
   free(data);
+}
+
+static napi_value key_result(napi_env env, struct sector_key *key) {
+  napi_value out;
+  if (napi_create_external(env, key, free_key, NULL, &out) != napi_ok) {
+    free_key(env, key, NULL);
+    return NULL;
+  }
+  return out;
+}
+
+static struct sector_key *new_key(napi_env env, enum sector_mode mode) {
+  struct sector_key *key = aligned_alloc(16, (sizeof *key + 15) / 16 * 16);
+  if (!key)
+    napi_throw_error(env, "ENOMEM", "out of memory");
+  else
+    key->mode = mode;
+  return key;
 }
 
 /* xtsKey(key, tables): key is 32 or 64 bytes, data key first; `tables` forbids the CPU's
@@ -201,51 +219,66 @@ static napi_value xts_key(napi_env env, napi_callback_info info) {
     napi_throw_range_error(env, NULL, "XTS: a key has 32 or 64 bytes");
     return NULL;
   }
-  struct xts_key *key = aligned_alloc(16, (sizeof *key + 15) / 16 * 16);
-  if (!key) {
-    napi_throw_error(env, "ENOMEM", "out of memory");
-    return NULL;
-  }
+  struct sector_key *key = new_key(env, SECTOR_XTS);
+  if (!key) return NULL;
   aes_init(&key->data, p, n / 2);
   aes_init(&key->tweak, p + n / 2, n / 2);
   if (bool_arg(&a, 1)) key->data.hardware = false;
-  napi_value out;
-  if (napi_create_external(env, key, free_key, NULL, &out) != napi_ok) {
-    free_key(env, key, NULL);
-    return NULL;
-  }
-  return out;
+  return key_result(env, key);
 }
 
-static struct xts_key *key_arg(const struct args *a, size_t i) {
+static bool is_aes_key(size_t bytes) { return bytes == 16 || bytes == 24 || bytes == 32; }
+
+/* cbcKey(key, wide, ivKey, tables): an IV is the sector's number in 64 (`wide`) or 32 bits,
+ * encrypted with ivKey (ESSIV) unless that is empty. */
+static napi_value cbc_key(napi_env env, napi_callback_info info) {
+  struct args a;
+  uint8_t *p, *iv;
+  size_t n, iv_bytes;
+  if (!take_args(env, info, 4, &a)) return NULL;
+  if (!bytes_arg(&a, 0, &p, &n) || !bytes_arg(&a, 2, &iv, &iv_bytes)) return NULL;
+  if (!is_aes_key(n) || (iv_bytes != 0 && !is_aes_key(iv_bytes))) {
+    napi_throw_range_error(env, NULL, "AES: a key has 16, 24 or 32 bytes");
+    return NULL;
+  }
+  enum sector_mode plain = bool_arg(&a, 1) ? SECTOR_CBC_PLAIN64 : SECTOR_CBC_PLAIN;
+  struct sector_key *key = new_key(env, iv_bytes != 0 ? SECTOR_CBC_ESSIV : plain);
+  if (!key) return NULL;
+  aes_init(&key->data, p, n);
+  if (iv_bytes != 0) aes_init(&key->tweak, iv, iv_bytes);
+  if (bool_arg(&a, 3)) key->data.hardware = false;
+  return key_result(env, key);
+}
+
+static struct sector_key *key_arg(const struct args *a, size_t i) {
   void *key = NULL;
   if (napi_get_value_external(a->env, a->v[i], &key) != napi_ok || !key)
-    napi_throw_type_error(a->env, NULL, "expected an XTS key");
+    napi_throw_type_error(a->env, NULL, "expected the key of a cipher");
   return key;
 }
 
-/* xtsAddress(key): for OP_XTS slots; JavaScript keeps the key alive meanwhile. */
-static napi_value xts_address(napi_env env, napi_callback_info info) {
+/* keyAddress(key): for OP_XTS slots; JavaScript keeps the key alive meanwhile. */
+static napi_value key_address(napi_env env, napi_callback_info info) {
   struct args a;
   if (!take_args(env, info, 1, &a)) return NULL;
-  struct xts_key *key = key_arg(&a, 0);
+  struct sector_key *key = key_arg(&a, 0);
   return key ? number(env, (double)(uintptr_t)key) : NULL;
 }
 
-/* xtsCrypt(key, bytes, sectorBytes, firstSector, encrypt): in place */
-static napi_value xts(napi_env env, napi_callback_info info) {
+/* sectorCrypt(key, bytes, sectorBytes, firstSector, encrypt): in place */
+static napi_value crypt_sectors(napi_env env, napi_callback_info info) {
   struct args a;
   uint8_t *p;
   size_t n;
   if (!take_args(env, info, 5, &a)) return NULL;
-  struct xts_key *key = key_arg(&a, 0);
+  struct sector_key *key = key_arg(&a, 0);
   if (!key || !bytes_arg(&a, 1, &p, &n)) return NULL;
   size_t sector_bytes = (size_t)number_arg(&a, 2);
   if (sector_bytes == 0 || sector_bytes % 16 != 0 || n % sector_bytes != 0) {
-    napi_throw_range_error(env, NULL, "XTS: whole sectors of whole blocks only");
+    napi_throw_range_error(env, NULL, "AES: whole sectors of whole blocks only");
     return NULL;
   }
-  xts_crypt(key, p, n, sector_bytes, (uint64_t)number_arg(&a, 3), bool_arg(&a, 4));
+  sector_crypt(key, p, n, sector_bytes, (uint64_t)number_arg(&a, 3), bool_arg(&a, 4));
   return NULL;
 }
 
@@ -289,7 +322,8 @@ const struct export helper_exports[] = {
     {"setDirect", direct_flag},  {"lock", lock},
     {"extentAt", extent},        {"isZero", zero},
     {"crc32c", crc},             {"xtsKey", xts_key},
-    {"xtsAddress", xts_address}, {"xtsCrypt", xts},
+    {"cbcKey", cbc_key},         {"keyAddress", key_address},
+    {"sectorCrypt", crypt_sectors},
     {"codecs", which_codecs},    {"countPlain", plain},
     {"equalCounts", equal},
 };

@@ -241,7 +241,7 @@ size_t count_plain(const uint8_t *table, size_t from, size_t entries, uint8_t *c
                    double scan[SCAN_SIZE]);
 size_t equal_counts(const uint8_t *block, const uint8_t *counts, size_t n);
 
-/* zero.c, crc32c.c, aes.c, xts.c */
+/* zero.c, crc32c.c, aes.c, xts.c, cbc.c */
 bool is_zero(const uint8_t *p, size_t n);
 uint32_t crc32c(uint32_t seed, const uint8_t *p, size_t n);
 
@@ -252,19 +252,26 @@ struct aes_key {
   int rounds;
   bool hardware;
 };
-struct xts_key {
+enum sector_mode { SECTOR_XTS, SECTOR_CBC_PLAIN, SECTOR_CBC_PLAIN64, SECTOR_CBC_ESSIV };
+struct sector_key {
   struct aes_key data;
+  /* XTS: of the tweak; ESSIV: of the IV. */
   struct aes_key tweak;
+  enum sector_mode mode;
 };
-/* key_bytes: 16 or 32. */
+/* key_bytes: 16, 24 or 32. */
 void aes_init(struct aes_key *k, const uint8_t *key, size_t key_bytes);
 void aes_encrypt(const struct aes_key *k, uint8_t block[16]);
 void aes_decrypt(const struct aes_key *k, uint8_t block[16]);
 /* In place; `bytes` is a multiple of `sector_bytes`, that one of 16. */
-void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+void sector_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+                  uint64_t sector, bool encrypt);
+void xts_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+               uint64_t sector, bool encrypt);
+void cbc_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
                uint64_t sector, bool encrypt);
 #if defined(__x86_64__)
-void xts_sector_aesni(const struct xts_key *k, uint8_t *p, size_t bytes, uint8_t t[16],
+void xts_sector_aesni(const struct sector_key *k, uint8_t *p, size_t bytes, uint8_t t[16],
                       bool encrypt);
 #endif
 

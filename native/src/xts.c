@@ -18,7 +18,7 @@ static void next_tweak(uint8_t t[16]) {
   memcpy(t + 8, &hi, 8);
 }
 
-static void sector_tables(const struct xts_key *k, uint8_t *p, size_t bytes, uint8_t t[16],
+static void sector_tables(const struct sector_key *k, uint8_t *p, size_t bytes, uint8_t t[16],
                           bool encrypt) {
   for (size_t at = 0; at < bytes; at += 16, next_tweak(t)) {
     uint8_t *b = p + at;
@@ -66,7 +66,7 @@ AESNI static void wide_decrypt(const __m128i *rk, int rounds, __m128i b[WIDE]) {
   for (int i = 0; i < WIDE; i++) b[i] = _mm_aesdeclast_si128(b[i], rk[rounds]);
 }
 
-AESNI void xts_sector_aesni(const struct xts_key *k, uint8_t *p, size_t bytes, uint8_t t8[16],
+AESNI void xts_sector_aesni(const struct sector_key *k, uint8_t *p, size_t bytes, uint8_t t8[16],
                             bool encrypt) {
   const __m128i *rk = (const __m128i *)(encrypt ? k->data.enc : k->data.dec);
   __m128i t = _mm_loadu_si128((const __m128i *)t8);
@@ -93,7 +93,7 @@ AESNI void xts_sector_aesni(const struct xts_key *k, uint8_t *p, size_t bytes, u
 }
 #endif
 
-void xts_crypt(const struct xts_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+void xts_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
                uint64_t sector, bool encrypt) {
   for (size_t at = 0; at < bytes; at += sector_bytes, sector++) {
     uint8_t t[16] = {0};

@@ -29,7 +29,10 @@ export interface HostCipher {
   decrypt(data: Uint8Array, iv: Uint8Array): void;
 }
 
-/** Whole runs of sectors whose IV is the sector's number, little-endian (plain64). */
+/** IVs of CBC: the sector's number in 32 or 64 bits, the latter encrypted with a key (ESSIV). */
+export type CbcIv = 'plain' | 'plain64' | { readonly essiv: Uint8Array };
+
+/** Whole runs of sectors; each has its IV by its number. */
 export interface BulkCipher {
   /** Transforms `data` in place; its first sector has number `firstSector`. */
   encrypt(data: Uint8Array, sectorBytes: number, firstSector: number): Promise<void> | void;
@@ -50,6 +53,8 @@ export interface HostCrypto {
   ): Promise<Uint8Array>;
   /** The cipher with this key, or undefined when the host has no such cipher or mode. */
   tryCipher(name: CipherName, mode: CipherMode, key: Uint8Array): HostCipher | undefined;
-  /** A fast way for AES in XTS mode; `key` holds both halves; undefined if there is none. */
+  /** AES in XTS mode with IVs of 64 bits, fast; `key` holds both halves. Undefined: none here. */
   tryBulkXts(key: Uint8Array): BulkCipher | undefined;
+  /** A fast way for AES in CBC mode; undefined if there is none. */
+  tryBulkCbc(key: Uint8Array, iv: CbcIv): BulkCipher | undefined;
 }

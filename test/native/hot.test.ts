@@ -5,9 +5,11 @@ import { AesXts } from '../../src/lib/aes-xts.js';
 import { crc32c } from '../../src/lib/crc32c.js';
 import { isZeroBytes } from '../../src/lib/iov.js';
 import { countPlain, equalCounts, Scan } from '../../src/lib/table-scan.js';
+import { sectorCipher } from '../../src/block/crypto/sector-cipher.js';
+import { nodeCrypto } from '../../src/host/node/crypto.js';
 import { nodeHot } from '../../src/host/node/hot.js';
 import { tryNative } from '../../src/host/node/native-binding.js';
-import { tryNativeXts } from '../../src/host/node/xts.js';
+import { tryNativeCbc, tryNativeXts } from '../../src/host/node/bulk-cipher.js';
 import { seededRandom } from '../support/index.js';
 import type { Random } from '../support/index.js';
 import { withAddon } from './support.js';
@@ -84,9 +86,9 @@ withAddon('AES-XTS', () => {
       for (const tables of [false, true]) {
         const b = hex(plain);
         const schedule = native.xtsKey(key, tables);
-        native.xtsCrypt(schedule, b, 32, unit, true);
+        native.sectorCrypt(schedule, b, 32, unit, true);
         expect(Buffer.from(b).toString('hex')).toBe(cipher);
-        native.xtsCrypt(schedule, b, 32, unit, false);
+        native.sectorCrypt(schedule, b, 32, unit, false);
         expect(Buffer.from(b).toString('hex')).toBe(plain);
       }
       const b = hex(plain);
@@ -109,9 +111,9 @@ withAddon('AES-XTS', () => {
         twin.encrypt(want, sector, first);
         for (const schedule of schedules) {
           const b = plain.slice();
-          native.xtsCrypt(schedule, b, sector, first, true);
+          native.sectorCrypt(schedule, b, sector, first, true);
           expect(Buffer.compare(b, want)).toBe(0);
-          native.xtsCrypt(schedule, b, sector, first, false);
+          native.sectorCrypt(schedule, b, sector, first, false);
           expect(Buffer.compare(b, plain)).toBe(0);
         }
         const b = plain.slice();
@@ -139,9 +141,70 @@ withAddon('AES-XTS', () => {
     const key = new Uint8Array(32);
     const b = new Uint8Array(500);
     const whole = 'whole sectors of whole blocks';
-    expect(() => native.xtsCrypt(native.xtsKey(key, false), b, 512, 0, true)).toThrow(whole);
+    expect(() => native.sectorCrypt(native.xtsKey(key, false), b, 512, 0, true)).toThrow(whole);
     expect(() => new AesXts(key).encrypt(b, 500, 0)).toThrow(whole);
     expect(() => tryNativeXts(key)!.encrypt(b, 500, 0)).toThrow(whole);
+  });
+});
+
+withAddon('AES-CBC', () => {
+  const openssl = nodeCrypto();
+  const ivs = ['plain', 'plain64', 'essiv'] as const;
+
+  for (const keyBytes of [16, 24, 32]) {
+    test.each(ivs)(`%s, ${keyBytes} bytes: as OpenSSL, sector by sector`, async (ivgen) => {
+      const random = seededRandom();
+      const key = random.bytes(keyBytes);
+      const cipher = `aes-${8 * keyBytes}` as 'aes-128';
+      const ivKey = ivgen === 'essiv' ? openssl.hash('sha256', [key]) : new Uint8Array(0);
+      const wide = ivgen !== 'plain';
+      const schedules = [false, true].map((tables) => native.cbcKey(key, wide, ivKey, tables));
+      const bulk = tryNativeCbc(key, ivgen === 'essiv' ? { essiv: ivKey } : ivgen)!;
+      for (const sectorBytes of [16, 48, 512, 4096]) {
+        const spec = { cipher, mode: 'cbc', ivgen, ivgenHash: 'sha256', key, sectorBytes } as const;
+        const slow = sectorCipher(openssl, spec);
+        for (const sectors of [1, 7, 8, 9, random.int(10, 40)]) {
+          const plain = random.bytes(sectorBytes * sectors);
+          // Beyond 32 bits, too, where `plain` and `plain64` part.
+          const first = random.pick([0, 2 ** 32 - 3, random.int(0, 2 ** 45)]);
+          const want = plain.slice();
+          await slow.encrypt(want, first);
+          for (const schedule of schedules) {
+            const b = plain.slice();
+            native.sectorCrypt(schedule, b, sectorBytes, first, true);
+            expect(Buffer.compare(b, want)).toBe(0);
+            native.sectorCrypt(schedule, b, sectorBytes, first, false);
+            expect(Buffer.compare(b, plain)).toBe(0);
+          }
+        }
+      }
+      // Large enough for the thread pool.
+      const large = random.bytes(512 * 1024);
+      const copy = large.slice();
+      await bulk.encrypt(copy, 512, 7);
+      const want = large.slice();
+      const spec = {
+        cipher,
+        mode: 'cbc',
+        ivgen,
+        ivgenHash: 'sha256',
+        key,
+        sectorBytes: 512,
+      } as const;
+      await sectorCipher(openssl, spec).encrypt(want, 7);
+      expect(Buffer.compare(copy, want)).toBe(0);
+      await bulk.decrypt(copy, 512, 7);
+      expect(Buffer.compare(copy, large)).toBe(0);
+    });
+  }
+
+  test('refuses keys that do not fit', () => {
+    const none = new Uint8Array(0);
+    const wrong = '16, 24 or 32 bytes';
+    expect(() => native.cbcKey(new Uint8Array(15), true, none, false)).toThrow(wrong);
+    expect(() => native.cbcKey(new Uint8Array(16), true, new Uint8Array(20), false)).toThrow(wrong);
+    expect(tryNativeCbc(new Uint8Array(15), 'plain')).toBeUndefined();
+    expect(tryNativeCbc(new Uint8Array(16), { essiv: new Uint8Array(20) })).toBeUndefined();
   });
 });
 

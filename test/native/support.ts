@@ -35,7 +35,7 @@ export async function bundleHost(): Promise<string> {
   const outfile = rootPath(`.cache/test-native-${String(process.pid)}.mjs`);
   const contents = `
     export { nodeFiles, tryNativeEngine } from './src/host/node/files.js';
-    export { tryNativeXts } from './src/host/node/xts.js';
+    export { tryNativeXts } from './src/host/node/bulk-cipher.js';
     export { Iov } from './src/lib/iov.js';`;
   await build({
     stdin: { contents, resolveDir: rootPath('.') },

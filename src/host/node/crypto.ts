@@ -9,6 +9,7 @@ import {
 } from 'node:crypto';
 import type {
   BulkCipher,
+  CbcIv,
   CipherMode,
   CipherName,
   HashName,
@@ -63,8 +64,14 @@ class NodeCipher implements HostCipher {
   }
 }
 
-/** `bulkXts`: the addon's AES-XTS, where the addon is loaded. */
-export function nodeCrypto(bulkXts?: (key: Uint8Array) => BulkCipher | undefined): HostCrypto {
+/** What the addon has, where it is loaded. */
+export interface BulkCiphers {
+  readonly tryNativeXts: (key: Uint8Array) => BulkCipher | undefined;
+  readonly tryNativeCbc: (key: Uint8Array, iv: CbcIv) => BulkCipher | undefined;
+}
+
+/** `bulk`: the addon's ciphers. */
+export function nodeCrypto(bulk?: BulkCiphers): HostCrypto {
   return {
     hasHash: (name) => (hashes ??= new Set(getHashes())).has(hashName(name)),
     hash: (name, pieces) => {
@@ -96,7 +103,8 @@ export function nodeCrypto(bulkXts?: (key: Uint8Array) => BulkCipher | undefined
         return undefined;
       }
     },
-    tryBulkXts: (key) => bulkXts?.(key),
+    tryBulkXts: (key) => bulk?.tryNativeXts(key),
+    tryBulkCbc: (key, iv) => bulk?.tryNativeCbc(key, iv),
   };
 }
 

@@ -10,11 +10,11 @@ const host: Host = {
   files: nodeFiles,
   compression: nodeCompression,
   loadCrypto: async () => {
-    const [{ nodeCrypto }, { tryNativeXts }] = await Promise.all([
+    const [{ nodeCrypto }, bulk] = await Promise.all([
       import('./crypto.js'),
-      import('./xts.js'),
+      import('./bulk-cipher.js'),
     ]);
-    return nodeCrypto(tryNativeXts);
+    return nodeCrypto(bulk);
   },
   loadSockets: async () => (await import('./sockets.js')).nodeSockets,
   clock: nodeClock,

@@ -14,8 +14,8 @@ import { existsSync } from 'node:fs';
 export interface NativeContext {
   readonly kind?: 'context';
 }
-export interface NativeXtsKey {
-  readonly kind?: 'xts';
+export interface NativeSectorKey {
+  readonly kind?: 'key';
 }
 
 /** What native/src exports; results named errno are 0 or a negative errno. */
@@ -70,10 +70,12 @@ export interface NativeBinding {
   countPlain(table: Uint8Array, from: number, counts: Uint8Array, scan: Float64Array): number;
   equalCounts(block: Uint8Array, counts: Uint8Array): number;
   /** `tables`: without the CPU's AES instructions. */
-  xtsKey(key: Uint8Array, tables: boolean): NativeXtsKey;
-  xtsAddress(key: NativeXtsKey): number;
-  xtsCrypt(
-    key: NativeXtsKey,
+  xtsKey(key: Uint8Array, tables: boolean): NativeSectorKey;
+  /** IVs of 64 (`wide`) or 32 bits, encrypted with `ivKey` unless that is empty. */
+  cbcKey(key: Uint8Array, wide: boolean, ivKey: Uint8Array, tables: boolean): NativeSectorKey;
+  keyAddress(key: NativeSectorKey): number;
+  sectorCrypt(
+    key: NativeSectorKey,
     b: Uint8Array,
     sectorBytes: number,
     firstSector: number,

@@ -1,8 +1,9 @@
-/** AES-XTS of the addon as the crypto port's bulk cipher. */
-import type { BulkCipher } from '../crypto.js';
+/** AES of the addon, in the modes XTS and CBC, as the crypto port's bulk ciphers. */
+import type { BulkCipher, CbcIv } from '../crypto.js';
 import { tryNativeEngine } from './files.js';
 import { Op } from './native-engine.js';
 import type { NativeEngine, Target } from './native-engine.js';
+import type { NativeSectorKey } from './native-binding.js';
 
 /** More goes to a thread of the pool: at several GB/s less is done before one wakes up. */
 const INLINE_BYTES = 64 * 1024;
@@ -21,20 +22,22 @@ class CipherTarget implements Target {
   }
 }
 
+/** Bytes of the keys of AES. */
+const aesKeys = [16, 24, 32];
+
 const decryption = new CipherTarget(0);
 const encryption = new CipherTarget(1);
 
 function check(data: Uint8Array, sectorBytes: number): void {
   if (sectorBytes <= 0 || sectorBytes % 16 !== 0 || data.byteLength % sectorBytes !== 0) {
-    throw new RangeError('XTS: whole sectors of whole blocks only');
+    throw new RangeError('AES: whole sectors of whole blocks only');
   }
 }
 
-/** The cipher for `key` (both halves, 32 or 64 bytes) over `engine`. */
-export function bulkXts(engine: NativeEngine, key: Uint8Array): BulkCipher {
+/** The cipher of a key schedule over `engine`. */
+function bulkCipher(engine: NativeEngine, schedule: NativeSectorKey): BulkCipher {
   const { binding } = engine;
-  const schedule = binding.xtsKey(key, false);
-  const address = binding.xtsAddress(schedule);
+  const address = binding.keyAddress(schedule);
   const run = (
     data: Uint8Array,
     sectorBytes: number,
@@ -43,7 +46,7 @@ export function bulkXts(engine: NativeEngine, key: Uint8Array): BulkCipher {
   ): Promise<void> | void => {
     check(data, sectorBytes);
     if (data.byteLength <= INLINE_BYTES) {
-      binding.xtsCrypt(schedule, data, sectorBytes, firstSector, target === encryption);
+      binding.sectorCrypt(schedule, data, sectorBytes, firstSector, target === encryption);
       return;
     }
     const bytes = data.byteLength;
@@ -61,9 +64,21 @@ export function bulkXts(engine: NativeEngine, key: Uint8Array): BulkCipher {
   };
 }
 
-/** The same, or undefined where the addon is not there or the key has another length. */
+/** AES-XTS; undefined where the addon is not there or `key`, both halves, has another length. */
 export function tryNativeXts(key: Uint8Array): BulkCipher | undefined {
   if (key.byteLength !== 32 && key.byteLength !== 64) return undefined;
   const engine = tryNativeEngine();
-  return engine === undefined ? undefined : bulkXts(engine, key);
+  if (engine === undefined) return undefined;
+  return bulkCipher(engine, engine.binding.xtsKey(key, false));
+}
+
+/** AES-CBC with the IV rule `iv`, or undefined where the addon is not there or a key is odd. */
+export function tryNativeCbc(key: Uint8Array, iv: CbcIv): BulkCipher | undefined {
+  const ivKey = typeof iv === 'string' ? new Uint8Array(0) : iv.essiv;
+  if (!aesKeys.includes(key.byteLength) || ![0, ...aesKeys].includes(ivKey.byteLength)) {
+    return undefined;
+  }
+  const engine = tryNativeEngine();
+  if (engine === undefined) return undefined;
+  return bulkCipher(engine, engine.binding.cbcKey(key, iv !== 'plain', ivKey, false));
 }
