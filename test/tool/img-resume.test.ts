@@ -2,7 +2,7 @@
 // one line what it cannot know; profiles choose format and size, or say what is missing.
 // Method: the program is killed at random moments (seeds printed) until it is through.
 import { spawn } from 'node:child_process';
-import { existsSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { binPath, run, runOk, seededRandom, tempDir } from '../support/index.js';
@@ -110,6 +110,32 @@ describe('convert --profile', () => {
     const { stdout } = await runOk(img, ['info', '--output=json', 'b.vdi'], { cwd: folder });
     expect(JSON.parse(stdout)).toMatchObject({ format: 'vdi', 'virtual-size': 3 * MIB });
     await runOk(img, ['compare', '-q', 'a.raw', 'b.vdi'], { cwd: folder });
+  });
+
+  it('makes what Azure takes: a fixed VHD whose footer says whole MiB', async () => {
+    const folder = tempDir();
+    const data = seededRandom().bytes(3 * MIB + 512);
+    writeFileSync(join(folder, 'a.raw'), data);
+    await runOk(img, ['convert', '--profile', 'azure', 'a.raw', 'b.vhd'], { cwd: folder });
+    const vhd = readFileSync(join(folder, 'b.vhd'));
+    expect(vhd.length).toBe(4 * MIB + 512);
+    expect(Buffer.compare(vhd.subarray(0, data.length), data)).toBe(0);
+    expect(vhd.subarray(data.length, 4 * MIB).every((b) => b === 0)).toBe(true);
+    const footer = vhd.subarray(4 * MIB);
+    expect(footer.toString('latin1', 0, 8)).toBe('conectix');
+    expect(footer.readUInt32BE(60)).toBe(2);
+    expect(footer.readBigUInt64BE(48)).toBe(BigInt(4 * MIB));
+    const compare = ['compare', '-q', '-f', 'raw', '-F', 'vpc', 'a.raw', 'b.vhd'];
+    await runOk(img, compare, { cwd: folder });
+  });
+
+  it('makes what Hyper-V takes: a VHDX that grows, of whole MiB', async () => {
+    const folder = tempDir();
+    writeFileSync(join(folder, 'a.raw'), seededRandom().bytes(2 * MIB + 512));
+    await runOk(img, ['convert', '--profile', 'hyperv', 'a.raw', 'b.vhdx'], { cwd: folder });
+    const { stdout } = await runOk(img, ['info', '--output=json', 'b.vhdx'], { cwd: folder });
+    expect(JSON.parse(stdout)).toMatchObject({ format: 'vhdx', 'virtual-size': 3 * MIB });
+    await runOk(img, ['compare', '-q', 'a.raw', 'b.vhdx'], { cwd: folder });
   });
 
   it('names the format that is missing, and what does not fit', async () => {
