@@ -322,6 +322,15 @@ export class BlockGraph {
     node.instance.drainEnd?.();
   }
 
+  /** As {@link drainBegin} for all nodes that there are; returns what lets requests go on. */
+  async drainAll(): Promise<() => void> {
+    const held = [...this.nodes.values()];
+    for (const node of held) await this.drainBegin(node);
+    return () => {
+      for (const node of held) if (this.nodes.get(node.name) === node) this.drainEnd(node);
+    };
+  }
+
   /**
    * Drivers below `node`, itself included, let go what they hold back, so that requests in
    * flight end soon. Returns what takes that back.

@@ -27,7 +27,9 @@ export interface MonitorContext {
   /** What `t.ref` stands for in their declarations. */
   readonly types: ReadonlyMap<string, Decl>;
   /** Tells all clients of an event. */
-  emit(name: string, data: Readonly<Record<string, unknown>>): void;
+  emit(this: void, name: string, data: Readonly<Record<string, unknown>>): void;
+  /** Prints a line for people on the program's standard output. */
+  print(this: void, line: string): void;
   /** The program shall end when the reply has been sent. */
-  quit(): void;
+  quit(this: void): void;
 }

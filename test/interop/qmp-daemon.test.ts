@@ -50,11 +50,17 @@ async function transcript(
     out.push(...scrub(await daemon.talk(request), dir));
   }
   expect(await daemon.quit()).toBe(0);
+  out.push(...daemon.lines.printed.replaceAll(dir, 'DIR').split('\n'));
   return out;
 }
 
 const add = (args: Message): Message => cmd('blockdev-add', args);
 const file = (filename: string): Message => ({ driver: 'file', filename });
+
+const qcow2 = (name: string, path: string, more: Message = {}): Message =>
+  add({ driver: 'qcow2', 'node-name': name, file: file(path), ...more });
+const flat = cmd('query-named-block-nodes', { flat: true });
+const graph = cmd('x-debug-query-block-graph');
 
 const scripts: Readonly<Record<string, (dir: string) => Request[]>> = {
   'wrong requests': () => [
@@ -173,6 +179,190 @@ const scripts: Readonly<Record<string, (dir: string) => Request[]>> = {
       cmd('nbd-server-stop'),
       cmd('query-block-exports'),
       cmd('blockdev-del', { 'node-name': 'a' }),
+    ];
+  },
+  'a node is resized, watched and given another backing name': (dir) => [
+    qcow2('top', join(dir, 'top.qcow2')),
+    add({ driver: 'null-co', 'node-name': 'n', size: 65536 }),
+    cmd('block_resize', { 'node-name': 'top', size: 2097152 }),
+    cmd('block_resize', { 'node-name': 'zz', size: 2097152 }),
+    cmd('block_resize', { 'node-name': 'top', size: 1234 }),
+    cmd('block_resize', { size: 1234 }),
+    cmd('block_resize', { device: 'top', size: 1234 }),
+    cmd('block_resize', { 'node-name': 'top', size: -1 }),
+    cmd('block_resize', { 'node-name': 'n', size: 512 }),
+    cmd('block-set-write-threshold', { 'node-name': 'top', 'write-threshold': 100 }),
+    cmd('block-set-write-threshold', { 'node-name': 'zz', 'write-threshold': 100 }),
+    cmd('block-set-write-threshold', { 'node-name': 'top', 'write-threshold': '1' }),
+    cmd('change-backing-file', {
+      device: 'top',
+      'image-node-name': 'top',
+      'backing-file': join(dir, 'base.qcow2'),
+    }),
+    cmd('change-backing-file', { device: 'top', 'image-node-name': 'zz', 'backing-file': 'x' }),
+    cmd('change-backing-file', { device: 'zz', 'image-node-name': 'top', 'backing-file': 'x' }),
+    cmd('change-backing-file', { device: 'n', 'image-node-name': 'n', 'backing-file': 'x' }),
+    cmd('change-backing-file', { device: 'n', 'image-node-name': 'top', 'backing-file': 'x' }),
+    flat,
+    cmd('query-named-block-nodes'),
+  ],
+  'snapshots inside an image': (dir) => [
+    qcow2('q', join(dir, 'base.qcow2')),
+    qcow2('ro', join(dir, 'top.qcow2'), { 'read-only': true, backing: null }),
+    add({ driver: 'raw', 'node-name': 'r', file: file(join(dir, 'd.raw')) }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'q', name: 's1' }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'q', name: 's1' }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'q', name: '' }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'zz', name: 's' }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'ro', name: 's' }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'r', name: 's' }),
+    cmd('blockdev-snapshot-internal-sync', { device: 'q', name: 's2' }),
+    flat,
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'q', name: 's1' }),
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'q', name: 's1' }),
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'q', id: '2', name: 'x' }),
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'q', id: '2' }),
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'q' }),
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'zz', id: '1' }),
+    cmd('blockdev-snapshot-delete-internal-sync', { device: 'r', id: '1' }),
+  ],
+  'snapshots as overlays': (dir) => {
+    const addr = { type: 'unix', data: { path: join(dir, 'nbd.sock') } };
+    const sync = (args: Message): Message => cmd('blockdev-snapshot-sync', args);
+    return [
+      qcow2('base', join(dir, 'base.qcow2')),
+      cmd('nbd-server-start', { addr }),
+      cmd('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'base', writable: true }),
+      add({ driver: 'null-co', 'node-name': 'n', size: 65536 }),
+      add({ driver: 'raw', 'node-name': 'r', file: 'n' }),
+      cmd('blockdev-snapshot', { node: 'base', overlay: 'zz' }),
+      cmd('blockdev-snapshot', { node: 'zz', overlay: 'r' }),
+      cmd('blockdev-snapshot', { node: 'base', overlay: 'r' }),
+      cmd('blockdev-snapshot', { node: 'base', overlay: 'base' }),
+      qcow2('over', join(dir, 'top.qcow2'), { backing: null }),
+      cmd('blockdev-snapshot', { node: 'base', overlay: 'over' }),
+      cmd('blockdev-snapshot', { node: 'base', overlay: 'over' }),
+      graph,
+      cmd('query-named-block-nodes'),
+      cmd('query-block-exports'),
+      sync({ 'node-name': 'over', 'snapshot-file': join(dir, 'new.qcow2') }),
+      sync({ device: 'over', 'snapshot-file': join(dir, 'new.qcow2') }),
+      sync({
+        'node-name': 'over',
+        'snapshot-file': join(dir, 'new.qcow2'),
+        'snapshot-node-name': 'n',
+      }),
+      sync({
+        'node-name': 'over',
+        'snapshot-file': join(dir, 'new.qcow2'),
+        'snapshot-node-name': 'new',
+        format: 'zz',
+      }),
+      sync({
+        'node-name': 'over',
+        'snapshot-file': join(dir, 'new.qcow2'),
+        'snapshot-node-name': 'new',
+        mode: 'existing',
+      }),
+      sync({
+        'node-name': 'over',
+        'snapshot-file': join(dir, 'new.qcow2'),
+        'snapshot-node-name': 'new',
+      }),
+      graph,
+      cmd('query-named-block-nodes'),
+      cmd('blockdev-del', { 'node-name': 'new' }),
+      cmd('blockdev-del', { 'node-name': 'over' }),
+      cmd('block-export-del', { id: 'e' }),
+      flat,
+      cmd('blockdev-del', { 'node-name': 'over' }),
+      cmd('blockdev-del', { 'node-name': 'base' }),
+      flat,
+    ];
+  },
+  'dirty bitmaps': (dir) => {
+    const bitmap = (what: string, args: Message): Message =>
+      cmd(`block-dirty-bitmap-${what}`, { node: 'q', ...args });
+    return [
+      qcow2('q', join(dir, 'base.qcow2')),
+      add({ driver: 'raw', 'node-name': 'r', file: file(join(dir, 'd.raw')) }),
+      add({ driver: 'null-co', 'node-name': 'n', size: 65536 }),
+      bitmap('add', { name: 'b1' }),
+      bitmap('add', { name: 'b1' }),
+      bitmap('add', { name: '' }),
+      bitmap('add', { node: 'zz', name: 'b2' }),
+      bitmap('add', { name: 'b2', granularity: 100 }),
+      bitmap('add', { name: 'b2', granularity: 256 }),
+      bitmap('add', { name: 'b2', granularity: -1 }),
+      bitmap('add', { name: 'b2', granularity: 4096, persistent: true, disabled: true }),
+      bitmap('add', { name: 'x'.repeat(1024) }),
+      bitmap('add', { name: 'x'.repeat(1024), persistent: true }),
+      bitmap('add', { node: 'r', name: 'b2', persistent: true }),
+      bitmap('add', { node: 'r', name: 'br' }),
+      bitmap('add', { node: 'n', name: 'bn' }),
+      bitmap('remove', { name: 'zz' }),
+      bitmap('enable', { name: 'b2' }),
+      bitmap('disable', { name: 'b2' }),
+      bitmap('clear', { name: 'b1' }),
+      bitmap('merge', { target: 'b1', bitmaps: ['b2'] }),
+      bitmap('merge', { target: 'b1', bitmaps: ['zz'] }),
+      bitmap('merge', { target: 'zz', bitmaps: ['b2'] }),
+      bitmap('merge', { target: 'b1', bitmaps: [{ node: 'r', name: 'br' }] }),
+      bitmap('merge', { target: 'b1', bitmaps: [{ node: 'n', name: 'bn' }] }),
+      bitmap('merge', { target: 'b1', bitmaps: [{ node: 'r' }] }),
+      bitmap('merge', { target: 'b1', bitmaps: [1] }),
+      cmd('x-debug-block-dirty-bitmap-sha256', { node: 'q', name: 'b1' }),
+      cmd('x-debug-block-dirty-bitmap-sha256', { node: 'n', name: 'bn' }),
+      flat,
+      bitmap('remove', { name: 'b1' }),
+      bitmap('remove', { name: 'b2' }),
+      flat,
+    ];
+  },
+  transactions: (dir) => {
+    const all = (...actions: Message[]): Message => cmd('transaction', { actions });
+    const act = (type: string, data: Message): Message => ({ type, data });
+    const add = (name: string): Message => act('block-dirty-bitmap-add', { node: 'q', name });
+    return [
+      qcow2('q', join(dir, 'base.qcow2')),
+      all(),
+      all(act('zz', {})),
+      all(act('abort', {})),
+      all(add('a'), add('b')),
+      all(add('c'), add('a')),
+      all(add('c'), act('abort', {})),
+      all(act('block-dirty-bitmap-disable', { node: 'q', name: 'a' }), act('abort', {})),
+      all(act('block-dirty-bitmap-remove', { node: 'q', name: 'a' }), act('abort', {})),
+      all(act('block-dirty-bitmap-remove', { node: 'q', name: 'a' }), add('a')),
+      all(
+        act('block-dirty-bitmap-remove', { node: 'q', name: 'a' }),
+        act('block-dirty-bitmap-clear', { node: 'q', name: 'a' }),
+      ),
+      flat,
+      all(
+        act('blockdev-snapshot-sync', {
+          'node-name': 'q',
+          'snapshot-file': join(dir, 'over.qcow2'),
+          'snapshot-node-name': 'over',
+        }),
+        act('abort', {}),
+      ),
+      flat,
+      all(
+        act('blockdev-snapshot-internal-sync', { device: 'q', name: 's' }),
+        act('block-dirty-bitmap-remove', { node: 'q', name: 'a' }),
+        act('block-dirty-bitmap-disable', { node: 'q', name: 'b' }),
+      ),
+      flat,
+      {
+        execute: 'transaction',
+        arguments: { actions: [add('g')], properties: { 'completion-mode': 'grouped' } },
+      },
+      {
+        execute: 'transaction',
+        arguments: { actions: [add('g2')], properties: { 'completion-mode': 'x' } },
+      },
+      flat,
     ];
   },
   objects: () => [

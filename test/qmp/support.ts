@@ -24,6 +24,8 @@ const encoder = new TextEncoder();
 /** Replies and events in order, cut at lines. */
 export class Lines {
   readonly seen: Message[] = [];
+  /** What came between messages. */
+  printed = '';
   #text = '';
   #waiting: (() => void) | undefined;
 
@@ -31,7 +33,12 @@ export class Lines {
     this.#text += utf8.decode(piece, { stream: true });
     const lines = this.#text.split('\r\n');
     this.#text = lines.pop() ?? '';
-    for (const line of lines) this.seen.push(JSON.parse(line) as Message);
+    for (const line of lines) {
+      // Programs may print between the messages; lines of theirs end in a mere newline.
+      const at = line.lastIndexOf('\n{') + 1;
+      if (at > 0) this.printed += line.slice(0, at);
+      this.seen.push(JSON.parse(line.slice(at)) as Message);
+    }
     this.#waiting?.();
   }
 
@@ -104,6 +111,7 @@ export class TestMonitor {
   readonly exports: BlockExports;
   readonly objects = new ToolObjects();
   readonly owned = new Set<BlockNode>();
+  readonly printed: string[] = [];
   readonly #sockets = new FakeSockets();
   #quit = 0;
 
@@ -141,6 +149,9 @@ export class TestMonitor {
         commands: this.monitor.commands,
         types,
         emit,
+        print: (line) => {
+          this.printed.push(line);
+        },
         quit: () => {
           this.#quit++;
         },

@@ -201,6 +201,12 @@ export class Qcow2Image {
     const error = new BlockError('EIO', undefined, { node: this.node.name });
     if (this.#signaled && (!grave || this.has(Incompat.corrupt))) return error;
     this.#signaled = true;
+    this.graph.emit('BLOCK_IMAGE_CORRUPTED', {
+      device: '',
+      'node-name': this.node.name,
+      msg: message,
+      fatal: grave,
+    });
     if (!grave) {
       this.graph.warn(
         `qcow2: Image is corrupt: ${message}; ` +

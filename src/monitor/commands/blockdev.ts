@@ -7,6 +7,7 @@ import { blockdevOptions } from '../../catalog/blockdev-types.js';
 import { t } from '../../options/schema.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
+import { checkNotBacking } from '../op-blockers.js';
 import { QmpError } from '../qmp-error.js';
 
 /** Opens a node that the monitor holds. Throws QmpError, BlockError or OptionError. */
@@ -65,6 +66,7 @@ const blockdevDel = defineCommand({
     if ([...node.parents].some((edge) => edge.parent instanceof Backend)) {
       throw new QmpError(`Node ${name} is in use`);
     }
+    checkNotBacking(node);
     if (!owned.has(node)) throw new QmpError(`Node ${name} is not owned by the monitor`);
     if (node.parents.size > 0 || node.refs > 1) {
       throw new QmpError(`Block device ${name} is in use`);

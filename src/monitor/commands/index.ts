@@ -1,19 +1,27 @@
 /** The list of commands, in the order in which query-commands tells them. */
 import type { Command } from '../command.js';
 import { qmpCapabilities } from '../session.js';
+import { bitmapCommands } from './bitmap.js';
 import { blockdevCommands } from './blockdev.js';
 import { chardevCommands } from './chardev.js';
 import { controlCommands } from './control.js';
 import { exportCommands } from './export.js';
+import { nodeCommands } from './node.js';
 import { objectCommands } from './object.js';
 import { queryBlockCommands } from './query-block.js';
+import { snapshotCommands } from './snapshot.js';
+import { transactionCommands } from './transaction.js';
 
 export const commands: readonly Command[] = [
   ...objectCommands,
   ...controlCommands,
   qmpCapabilities,
+  ...transactionCommands,
   ...chardevCommands,
   ...exportCommands,
+  ...snapshotCommands,
+  ...nodeCommands,
   ...blockdevCommands,
+  ...bitmapCommands,
   ...queryBlockCommands,
 ];

@@ -79,6 +79,10 @@ export class Daemon {
       commands: this.#monitor.commands,
       types: this.#types,
       emit,
+      print: (line) => {
+        this.#program.print(`${line}\n`);
+        this.#program.output.flush();
+      },
       quit: () => {
         this.#quit();
       },

@@ -1,7 +1,7 @@
 /** `bitmap`: persistent dirty bitmaps of an image. */
 import type { Backend } from '../../block/backend.js';
-import { DirtyBitmap } from '../../block/dirty-bitmap.js';
-import { BlockError, prepend } from '../../block/errors.js';
+import { addBitmap, changeableBitmap, findBitmap, readableBitmap } from '../../block/bitmaps.js';
+import { prepend } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import { skipFilters } from '../../block/status.js';
 import { command } from '../../options/getopt.js';
@@ -160,94 +160,29 @@ async function carryOut(
   try {
     switch (action.kind) {
       case 'add':
-        return await addBitmap(node, name, granularity);
+        await addBitmap(node, name, { granularity, persistent: true, enabled: true });
+        return;
       case 'remove':
-        find(node, name);
+        findBitmap(node, name);
         await node.instance.bitmaps?.remove(name);
         node.dirtyBitmaps.delete(name);
         return;
       case 'clear':
-        usable(node, name).clear();
+        changeableBitmap(node, name).clear();
         return;
       case 'enable':
-        usable(node, name).enabled = true;
+        changeableBitmap(node, name).enabled = true;
         return;
       case 'disable':
-        usable(node, name).enabled = false;
+        changeableBitmap(node, name).enabled = false;
         return;
       case 'merge':
-        usable(node, name).merge(usable(source, action.source));
+        changeableBitmap(node, name).merge(readableBitmap(source, action.source));
         return;
     }
   } catch (e) {
     throw prepend(`Operation ${action.kind} on bitmap ${name} failed: `, e);
   }
-}
-
-const MIN_GRANULARITY = 512;
-const MAX_GRANULARITY = 2 ** 31;
-/** Bounds of the default: not finer than a page, not coarser than the usual cluster. */
-const FINE = 4096;
-const COARSE = 65536;
-const MAX_NAME = 1023;
-
-async function addBitmap(
-  node: BlockNode,
-  name: string,
-  granularity: number | undefined,
-): Promise<void> {
-  if (name === '') throw new BlockError('EINVAL', 'Bitmap name cannot be empty');
-  const cluster = (await node.instance.info?.())?.clusterSize ?? COARSE;
-  const size = granularity ?? Math.max(FINE, Math.min(COARSE, cluster));
-  const isPower = Number.isInteger(Math.log2(size));
-  // QEMU keeps 32 bits of the number, and nothing of one that is longer.
-  if (!isPower || size < MIN_GRANULARITY || size > MAX_GRANULARITY) {
-    throw new BlockError('EINVAL', 'Granularity must be power of 2 and at least 512');
-  }
-  if (node.dirtyBitmaps.has(name)) throw new BlockError('EEXIST', `Bitmap already exists: ${name}`);
-  await checkStorable(node, name, size);
-  const bitmap = new DirtyBitmap({
-    name,
-    granularity: size,
-    bytes: node.size,
-    enabled: true,
-    persistent: true,
-  });
-  node.dirtyBitmaps.set(name, bitmap);
-}
-
-async function checkStorable(node: BlockNode, name: string, granularity: number): Promise<void> {
-  if (node.instance.bitmaps === undefined) {
-    const text = `Can't store persistent bitmaps to ${node.name}: Operation not supported`;
-    throw new BlockError('ENOTSUP', text);
-  }
-  const text = `Can't make bitmap '${name}' persistent in '${node.name}': `;
-  if (new TextEncoder().encode(name).byteLength > MAX_NAME) {
-    const most = String(MAX_NAME);
-    throw new BlockError('EINVAL', `${text}Name length exceeds maximum (${most} characters)`);
-  }
-  try {
-    await node.instance.bitmaps.canStore(name, granularity);
-  } catch (e) {
-    throw prepend(text, e);
-  }
-}
-
-function find(node: BlockNode, name: string): DirtyBitmap {
-  const bitmap = node.dirtyBitmaps.get(name);
-  if (bitmap === undefined) throw new BlockError('ENOENT', `Dirty bitmap '${name}' not found`);
-  return bitmap;
-}
-
-/** A bitmap that may be used; one that was not stored properly may only be removed. */
-function usable(node: BlockNode, name: string): DirtyBitmap {
-  const bitmap = find(node, name);
-  if (bitmap.inconsistent) {
-    throw new BlockError('EINVAL', `Bitmap '${name}' is inconsistent and cannot be used`, {
-      hint: 'Try block-dirty-bitmap-remove to delete this bitmap from disk',
-    });
-  }
-  return bitmap;
 }
 
 export const bitmap: ImgCommand = { spec, usage, run };

@@ -1,0 +1,123 @@
+/** Commands that change one node. */
+import { Backend } from '../../block/backend.js';
+import { BlockError, errorText } from '../../block/errors.js';
+import type { BlockGraph } from '../../block/graph.js';
+import type { BlockNode } from '../../block/node.js';
+import { reopenNode } from '../../block/reopen.js';
+import { below } from '../../block/status.js';
+import { Perm } from '../../block/types.js';
+import { t } from '../../options/schema.js';
+import { defineCommand } from '../command.js';
+import { checkNotBacking } from '../op-blockers.js';
+import { QmpError } from '../qmp-error.js';
+import { rootNode } from '../actions/snapshot.js';
+import { lookupNode } from './blockdev.js';
+
+/** Runs `work` with a backend that may resize the node, while nobody else uses it. */
+async function withResize(
+  graph: BlockGraph,
+  node: BlockNode,
+  work: (backend: Backend) => Promise<void>,
+): Promise<void> {
+  const backend = new Backend({ graph, name: '', perm: Perm.resize, shared: Perm.all });
+  await backend.attach(node);
+  try {
+    await work(backend);
+  } finally {
+    await backend.close();
+  }
+}
+
+const blockResize = defineCommand({
+  name: 'block_resize',
+  doc: 'Changes the length of a disk that is in use.',
+  args: t.struct('q_obj_block_resize-arg', {
+    device: t.optional(t.str({ doc: 'device' })),
+    'node-name': t.optional(t.str({ doc: 'node' })),
+    size: t.int({}, { doc: 'new length in bytes' }),
+  }),
+  since: '0.14',
+  run: async ({ graph }, args) => {
+    const node = lookupNode(graph, args.device, args['node-name']);
+    if (args.size < 0) throw new QmpError("Parameter 'size' expects a >0 size");
+    checkNotBacking(node);
+    await withResize(graph, node, async () => {
+      await graph.drainBegin(node);
+      try {
+        await node.truncate(args.size, { exact: false });
+      } finally {
+        graph.drainEnd(node);
+      }
+    });
+  },
+});
+
+const setWriteThreshold = defineCommand({
+  name: 'block-set-write-threshold',
+  doc:
+    'Sends BLOCK_WRITE_THRESHOLD once when a write to a node reaches beyond an offset, so that ' +
+    'thin storage below it can be enlarged in time.',
+  args: t.struct('q_obj_block-set-write-threshold-arg', {
+    'node-name': t.str({ doc: 'node to watch' }),
+    'write-threshold': t.uint({}, { doc: 'offset in bytes; 0: none' }),
+  }),
+  since: '2.3',
+  run: ({ graph, emit }, args) => {
+    const name = args['node-name'];
+    const node = graph.tryNode(name);
+    if (node === undefined) throw new QmpError(`Device '${name}' not found`);
+    const threshold = args['write-threshold'];
+    node.writeThreshold = threshold;
+    node.onThreshold = (excess): void => {
+      emit('BLOCK_WRITE_THRESHOLD', {
+        'node-name': name,
+        'amount-exceeded': excess,
+        'write-threshold': threshold,
+      });
+    };
+  },
+});
+
+/** Whether `wanted` is `top` or below it in its backing chain. */
+function chainContains(top: BlockNode, wanted: BlockNode): boolean {
+  for (let node: BlockNode | undefined = top; node !== undefined; node = below(node)) {
+    if (node === wanted) return true;
+  }
+  return false;
+}
+
+const changeBackingFile = defineCommand({
+  name: 'change-backing-file',
+  doc: 'Changes the name of the backing file that an image has in its header, and nothing else.',
+  args: t.struct('q_obj_change-backing-file-arg', {
+    device: t.str({ doc: 'node on top of the chain' }),
+    'image-node-name': t.str({ doc: 'node of the chain whose image is changed' }),
+    'backing-file': t.str({ doc: 'new name' }),
+  }),
+  since: '2.1',
+  run: async (context, args) => {
+    const { graph } = context;
+    const top = rootNode(context, args.device);
+    const image = lookupNode(graph, undefined, args['image-node-name']);
+    if (below(image) === undefined) {
+      throw new QmpError('not allowing backing file change on an image without a backing file');
+    }
+    checkNotBacking(image);
+    if (!chainContains(top, image)) {
+      throw new QmpError(`'${args.device}' and image file are not in the same chain`);
+    }
+    const { readOnly } = image;
+    if (readOnly) await reopenNode(image, { options: { 'read-only': false } });
+    const name = args['backing-file'];
+    try {
+      if (image.instance.changeBackingFile === undefined) throw new BlockError('ENOTSUP');
+      await image.instance.changeBackingFile(name, image.driver.name);
+    } catch (e) {
+      throw new QmpError(`Could not change backing file to '${name}': ${errorText(e)}`);
+    } finally {
+      if (readOnly) await reopenNode(image, { options: { 'read-only': true } });
+    }
+  },
+});
+
+export const nodeCommands = [setWriteThreshold, changeBackingFile, blockResize];
