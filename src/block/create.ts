@@ -176,7 +176,10 @@ async function lookAtBacking(
   }
 }
 
-/** Writes the image. Throws BlockError or OptionError; a file may then have been left behind. */
+/**
+ * Writes the image; qcow2 and LUKS ones are durable then, as QEMU's. Throws BlockError or
+ * OptionError; a file may then have been left behind.
+ */
 export async function createImage(graph: BlockGraph, prepared: PreparedCreate): Promise<void> {
   const { driver, filename, values, set } = prepared;
   if (driver.create === undefined) throw notCreatable('Format', driver.name);

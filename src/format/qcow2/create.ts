@@ -48,6 +48,7 @@ export async function createQcow2(context: CreateContext): Promise<void> {
       await writeLuksHeader(context.graph, file, layout, password, p.encryption.luks);
     }
     await file.write(0, Iov.of(trimmed(firstCluster)));
+    await made.flush();
     await made.close();
   } catch (e) {
     await made.remove();
@@ -144,6 +145,11 @@ class MadeFiles {
     const path = file.node.instance.exactFilename?.();
     if (file.node.driver.name === 'file' && path !== undefined) this.#paths.push(path);
     return file;
+  }
+
+  /** Nobody has to flush an image that was made, to find it after a power cut. */
+  async flush(): Promise<void> {
+    for (const file of this.#open) await file.flush();
   }
 
   async close(): Promise<void> {

@@ -23,7 +23,7 @@ const CUTS_OF_A_RUN = 16;
 /** Works on an image until the power goes for good; returns cuts at random points before. */
 async function work(shape: Shape, random: Random, wanted: number): Promise<Cut[]> {
   const image = await makeImage(shape, random);
-  // Creation does not flush; the image was made long before the machine that now fails.
+  // The image was made long before the machine that now fails.
   for (const path of [...image.files.disks.keys()]) {
     image.files.put(path, image.files.bytesOf(path));
   }
