@@ -17,6 +17,7 @@
         "src/zero.c",
         "src/crc32c.c",
         "src/scan.c",
+        "src/through.c",
         "src/aes.c",
         "src/xts.c",
         "src/cbc.c"

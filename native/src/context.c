@@ -84,7 +84,9 @@ static void route(struct engines *e, int slot, bool tried) {
   const struct slot *s = &e->sh->slots[slot];
   bool transfer = s->op == OP_READ || s->op == OP_WRITE;
   bool cached = (e->sh->flags[slot] & F_CACHED) != 0;
-  if (!transfer)
+  if (s->op == OP_FIND_ZEROES || s->op == OP_WRITE_FROM)
+    pool_push(e->pool, slot, LANE_BURNS);
+  else if (!transfer)
     pool_push(e->pool, slot, s->op >= OP_XTS ? LANE_COMPUTES : LANE_SLEEPS);
   else if (cached && !tried)
     pool_push(e->pool, slot, LANE_BURNS);
@@ -214,4 +216,5 @@ void engines_close(struct engines *e) {
   if (e->aio) aio_close(e->aio);
   if (e->pool) pool_close(e->pool);
   codec_free();
+  through_free();
 }

@@ -124,6 +124,10 @@ static int32_t run_once(struct slot *s, struct iovec *iov) {
   case OP_EXTENT:
     s->result = (double)extent_at(s->fd, offset);
     return 0;
+  case OP_FIND_ZEROES:
+    return find_zeroes(s);
+  case OP_WRITE_FROM:
+    return write_from(s);
   case OP_XTS:
     sector_crypt((const struct sector_key *)(uintptr_t)s->arg1, (uint8_t *)(uintptr_t)s->addr,
                  (size_t)s->bytes, (size_t)s->offset, (uint64_t)s->arg2, s->fd != 0);

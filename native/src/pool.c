@@ -222,6 +222,7 @@ static void *work(void *arg) {
   }
   pthread_mutex_unlock(&p->lock);
   codec_free();
+  through_free();
   return NULL;
 }
 

@@ -52,7 +52,7 @@ static napi_value duplicate(napi_env env, napi_callback_info info) {
 #define PAGE 4096u
 
 /* Whether all of the range is in the page cache; false also where the kernel does not tell. */
-static bool is_cached(int fd, uint64_t offset, uint64_t bytes) {
+bool is_cached(int fd, uint64_t offset, uint64_t bytes) {
   uint64_t range[2] = {offset, bytes};
   uint64_t pages[5] = {0}; /* cached, dirty, written back, evicted, evicted lately */
   uint64_t wanted = (offset + bytes + PAGE - 1) / PAGE - offset / PAGE;

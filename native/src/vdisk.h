@@ -53,6 +53,9 @@ enum op {
   OP_DROP_CACHE,
   OP_RESIDENT,    /* result: bytes in the page cache */
   OP_EXTENT,      /* result: bytes of the run, negative for a hole, 0: none */
+  OP_FIND_ZEROES, /* addr: a mark per block, arg1: bytes of a block, arg2: of the first one's that
+                   lie before offset; -EAGAIN when not all is in the page cache */
+  OP_WRITE_FROM,  /* addr: of a struct origin */
   OP_XTS,         /* offset: bytes of a sector, arg1: key's address, arg2: first sector; fd:
                    1 to encrypt */
   /* addr, bytes: input; arg1, arg2: address and size of the output; see codec.c for offset */
@@ -207,6 +210,23 @@ int codecs(void);
 int32_t run_codec(struct slot *s);
 /* Frees what the calling thread keeps. */
 void codec_free(void);
+
+/* through.c */
+/* Marks the blocks of a cached range that hold only zeroes with 1, others with 0. */
+int32_t find_zeroes(struct slot *s);
+/* Where bytes to write come from. */
+struct origin {
+  double fd;
+  double offset;
+  double block; /* blocks of zeroes of that many bytes need not be written; 0: all is */
+};
+/* Copies a range of another file here; what lies behind its end is zeroes. */
+int32_t write_from(struct slot *s);
+/* Frees what the calling thread keeps. */
+void through_free(void);
+
+/* socket.c: whether a range is in the page cache; false also when that cannot be told. */
+bool is_cached(int fd, uint64_t offset, uint64_t bytes);
 
 /* fileops.c: runs a slot on the calling thread; bytes or 0, else -errno */
 int32_t run_slot(struct slot *s, struct iovec *iov);

@@ -133,6 +133,20 @@ export class Backend implements ChildParent {
     return this.#track(root.node.write(offset, iov, this.#fua(flags)));
   }
 
+  /**
+   * As {@link write}, of what stands in a file of the host, which is not brought here; undefined:
+   * it has to be read and written. Nothing was done then. May reject with ENOTSUP, too.
+   */
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock = 0): Promise<void> | undefined {
+    const root = this.#root;
+    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, run.bytes)) {
+      return undefined;
+    }
+    if (!this.writeCache) return undefined;
+    const request = root.node.tryWriteFrom(offset, run, zeroBlock);
+    return request && this.#track(request);
+  }
+
   writeZeroes(offset: number, bytes: number, flags = 0): Promise<void> {
     const root = this.#root;
     if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, bytes)) {

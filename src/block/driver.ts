@@ -218,6 +218,12 @@ export interface DriverInstance {
   /** Stores `iov`; `flags` holds only what `writeFlags` lists. */
   write?(offset: number, iov: Iov, flags: number): Promise<void>;
   /**
+   * Stores at `offset` what stands in a file of the host, as {@link write} without flags does.
+   * Undefined: not this way, or not now; nothing was done then. With a `zeroBlock` the range reads
+   * as zeroes, and blocks of so many bytes that hold nothing else are left out.
+   */
+  tryWriteFrom?(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined;
+  /**
    * Transfers go through this host's page cache, so that small ones cost little more than their
    * bytes; false: a file of this host that is not cached (O_DIRECT).
    */

@@ -175,16 +175,35 @@ export class BlockNode {
     return alignedWrite(this, offset, iov, flags);
   }
 
+  /**
+   * As {@link write}, of what stands in a file of the host (see
+   * {@link DriverInstance.tryWriteFrom}).
+   * The run is in bounds and aligned as a request of the node must be.
+   */
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock = 0): Promise<void> | undefined {
+    const { instance, limits } = this;
+    if (instance.tryWriteFrom === undefined || instance.breakpoints !== undefined) return undefined;
+    if (this.readOnly || this.detectZeroes !== 'off' || this.#tracking) return undefined;
+    if (limits.requestAlignment !== 1) return undefined;
+    if (limits.maxTransfer !== 0 && run.bytes > limits.maxTransfer) return undefined;
+    const request = instance.tryWriteFrom(offset, run, zeroBlock);
+    return request && this.#untrackedUntil(request, offset, run.bytes);
+  }
+
   #writeUntracked(offset: number, iov: Iov, flags: number): Promise<void> {
+    return this.#untrackedUntil(this.instance.write!(offset, iov, flags), offset, iov.bytes);
+  }
+
+  #untrackedUntil(request: Promise<void>, offset: number, bytes: number): Promise<void> {
     this.#untracked++;
-    return this.instance.write!(offset, iov, flags).then(
+    return request.then(
       () => {
         this.#leaveUntracked();
-        this.noteWritten(offset, iov.bytes);
+        this.noteWritten(offset, bytes);
       },
       (e: unknown) => {
         this.#leaveUntracked();
-        this.noteFailed(offset, iov.bytes);
+        this.noteFailed(offset, bytes);
         throw e;
       },
     );

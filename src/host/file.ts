@@ -130,6 +130,24 @@ export interface HostFile {
   isCached?(offset: number, bytes: number): boolean;
   /** Bytes of the file in the page cache; absent or ENOTSUP where that cannot be known. */
   cachedBytes?(): Promise<number>;
+  /**
+   * Which blocks of a range hold only zeroes: fills `zero` with a 1 or a 0 for each. The first
+   * block begins `skew` bytes before `offset`; what lies behind the end of the file is zeroes.
+   * False: that cannot be told without waiting for a device. Absent: the file has to be read.
+   */
+  tryFindZeroes?(
+    offset: number,
+    bytes: number,
+    blockBytes: number,
+    skew: number,
+    zero: Uint8Array,
+  ): Promise<boolean>;
+  /**
+   * Writes what stands in another file, zeroes for what lies behind its end; undefined: read and
+   * write it. The bytes are copied, never shared. With a `zeroBlock` the place reads as zeroes, and
+   * blocks of so many bytes that hold nothing else need not be written.
+   */
+  tryWriteFrom?(source: FileRun, offset: number, zeroBlock: number): Promise<void> | undefined;
   /** Ends requests in flight and closes. */
   close(): Promise<void>;
 }

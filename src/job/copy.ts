@@ -6,18 +6,23 @@
  *      target is laid out in order; they need not end in order.
  *  C2  A buffer belongs to one piece from the start of its read to the end of its last write.
  *  C3  After the first error nothing new begins; `run` ends when nothing is in flight any more.
+ *  C4  What stands plainly in cached files on both sides is not brought here: the host looks for
+ *      its zeroes and copies the rest. What fails on that way is read and written again, so that
+ *      errors are those of the plain way.
  */
 import type { Backend } from '../block/backend.js';
 import { BlockError, errorCode, errorText, isNotSupported } from '../block/errors.js';
 import { Req } from '../block/types.js';
+import type { FileRun } from '../host/file.js';
 import type { Host } from '../host/host.js';
 import { Iov } from '../lib/iov.js';
 import type { PlanOptions, RunList, Source } from './copy-plan.js';
 import { CopyPlan, RunKind, SECTOR } from './copy-plan.js';
 import { offload } from './copy-offload.js';
 import type { ProgressMeter } from './operation.js';
-import { mapFor, storeRuns } from './store-runs.js';
+import { mapFor, storeMarked, storeRuns } from './store-runs.js';
 import type { ZeroMap } from './zero-runs.js';
+import { countMarked, dropShortZeroRuns } from './zero-runs.js';
 
 export interface CopyOptions extends PlanOptions {
   readonly host: Host;
@@ -51,6 +56,8 @@ export interface CopyOptions extends PlanOptions {
 
 /** Length of a piece. Larger ones gain nothing and cost memory: `parallel` of them are in use. */
 const PIECE = 1024 * 1024;
+/** Of one that goes from file to file, without a buffer. */
+const PASSED_PIECE = 4 * 1024 * 1024;
 /** When compressing, a piece is many requests already. */
 const COMPRESS_PIECE = 512 * 1024;
 /** Compressed clusters of one copy that may be in the works at once. */
@@ -59,6 +66,8 @@ const COMPRESS_PIECES = 6;
 const CHECKPOINT_BYTES = 16 * 1024 * 1024;
 const CHECKPOINT_MS = 250;
 const CHECKPOINT_LATEST_MS = 5000;
+/** So many parts that could not go from file to file end the attempts. */
+const MOST_REFUSED = 64;
 /** Longest single zero write or offloaded copy; progress is told between two. */
 const LONG_PIECE = 256 * 1024 * 1024;
 
@@ -76,6 +85,13 @@ interface Piece {
   readonly offload: boolean;
 }
 
+/** Where a piece stands in a file. */
+interface Found {
+  readonly run: FileRun;
+  /** The slot's map tells what of it is zero. */
+  readonly marked: boolean;
+}
+
 export class Copy {
   readonly #options: CopyOptions;
   readonly #plan: CopyPlan;
@@ -88,6 +104,13 @@ export class Copy {
   #failure: unknown;
   #failed = false;
   #offload: boolean;
+  /** Pieces may go from file to file (C4). */
+  #passesOn: boolean;
+  /** Whoever writes them leaves zeroes out, so that nobody has to look for them before. */
+  readonly #leavesOutZeroes: boolean;
+  /** Unit in which zeroes are looked for on that way, in bytes. */
+  readonly #passUnit: number;
+  #refused = 0;
   readonly #keepsHoles: boolean;
   #allowedAt = 0;
   /** When the last checkpoint was, and what has begun since. */
@@ -101,15 +124,36 @@ export class Copy {
     this.#checkpointAt = options.host.clock.now();
     this.#plan = new CopyPlan({ ...options, unit: options.compressCluster });
     this.#offload = options.offload;
+    this.#passesOn = options.compressCluster === undefined && options.salvage !== true;
+    const { minSparse, alignment, target, targetIsZero } = options;
+    const { writeZeroesAlignment, requestAlignment } = target.node.limits;
+    // Less than that would be allocated all the same.
+    this.#passUnit = Math.max(alignment, writeZeroesAlignment);
+    const allocates = writeZeroesAlignment > requestAlignment;
+    this.#leavesOutZeroes = targetIsZero && minSparse > 0 && minSparse <= alignment && !allocates;
     this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
     const cluster = options.compressCluster;
-    const wanted = cluster === undefined ? PIECE : COMPRESS_PIECE;
+    const wanted =
+      cluster === undefined ? (this.#mayPass() ? PASSED_PIECE : PIECE) : COMPRESS_PIECE;
     const unit = Math.max(cluster ?? 0, options.alignment);
     this.#pieceBytes = Math.max(unit, wanted - (wanted % unit));
     this.#slotsLeft =
       cluster === undefined ? options.parallel : Math.min(options.parallel, COMPRESS_PIECES);
     // Warnings come in the order of the image.
     if (options.salvage === true) this.#slotsLeft = 1;
+  }
+
+  /**
+   * Whether pieces will hardly need their buffers (C4), by what can be told beforehand, and nobody
+   * waits for the end of each.
+   */
+  #mayPass(): boolean {
+    const { target, sources, rate, checkpoint } = this.#options;
+    if (checkpoint !== undefined) return false;
+    const { instance, flags } = target.node;
+    if (!this.#passesOn || rate > 0 || flags.cache.direct) return false;
+    if (instance.tryWriteFrom === undefined) return false;
+    return sources.every((s) => s.tryFileRun(0, SECTOR)?.file.tryFindZeroes !== undefined);
   }
 
   /** Length of the sources together. */
@@ -221,13 +265,18 @@ export class Copy {
       });
     }
     try {
-      if (!this.#isHole(piece) && !piece.offload) await this.#fetch(piece, slot);
+      const isData = !this.#isHole(piece) && !piece.offload;
+      const found = isData ? await this.#look(piece, slot) : undefined;
+      if (isData && found === undefined) await this.#fetch(piece, slot);
       if (!outOfOrder) await before;
       if (rate > 0) await this.#throttle(piece.bytes);
       if (this.#failed) return;
-      const stored = this.#store(piece, slot);
-      pass();
-      await stored;
+      if (found === undefined || !(await this.#passOn(piece, found, slot, pass))) {
+        if (found !== undefined) await this.#fetch(piece, slot);
+        const stored = this.#store(piece, slot);
+        pass();
+        await stored;
+      }
     } finally {
       pass();
     }
@@ -236,6 +285,63 @@ export class Copy {
 
   #isHole(piece: Piece): boolean {
     return piece.kind === RunKind.zero && this.#keepsHoles;
+  }
+
+  /**
+   * Where the piece stands in a cached file of the host, and in the slot's map which of it is
+   * zero, if it can be passed on from there (C4).
+   */
+  async #look(piece: Piece, slot: Slot): Promise<Found | undefined> {
+    if (!this.#passesOn || piece.kind !== RunKind.data) return undefined;
+    const source = this.#plan.sourceAt(piece.start);
+    if (piece.start + piece.bytes > source.end) return undefined;
+    const run = source.backend.tryFileRun(piece.start - source.start, piece.bytes);
+    const { file } = run ?? {};
+    if (run === undefined || file?.tryFindZeroes === undefined) return undefined;
+    if (this.#leavesOutZeroes) {
+      return file.isCached?.(run.offset, run.bytes) === true ? { run, marked: false } : undefined;
+    }
+    const block = this.#passUnit;
+    const skew = piece.start % block;
+    const map = (slot.map ??= mapFor(this.#pieceBytes, this.#options.alignment));
+    if (!(await file.tryFindZeroes(run.offset, run.bytes, block, skew, map.zero))) return undefined;
+    countMarked(map, Math.ceil((run.bytes + skew) / block));
+    const { minSparse } = this.#options;
+    if (minSparse === 0) map.zero.fill(0, 0, map.blocks);
+    else dropShortZeroRuns(map, Math.ceil(minSparse / block));
+    return { run, marked: true };
+  }
+
+  /**
+   * Has the host copy a piece that stands in a file (C4), and calls `pass` if all of it is on its
+   * way then; false: read it and write it.
+   */
+  async #passOn(
+    piece: Piece,
+    { run, marked }: Found,
+    slot: Slot,
+    pass: () => void,
+  ): Promise<boolean> {
+    const { target, alignment } = this.#options;
+    const seen = { refused: false };
+    const write = (at: number, end: number, zeroBlock: number): Promise<void> => {
+      const part = { file: run.file, offset: run.offset + at, bytes: end - at };
+      const request = target.tryWriteFrom(piece.start + at, part, zeroBlock);
+      if (request === undefined) seen.refused = true;
+      return request ?? Promise.resolve();
+    };
+    const stored = marked
+      ? storeMarked(this.#options, piece, this.#passUnit, slot.map!, (at, end) => write(at, end, 0))
+      : write(0, piece.bytes, alignment);
+    // Some cannot be now; if the first ones cannot, none will be.
+    if (!seen.refused) pass();
+    else if (++this.#refused === MOST_REFUSED) this.#passesOn = false;
+    try {
+      await stored;
+    } catch {
+      return false;
+    }
+    return !seen.refused;
   }
 
   /** Fills the slot's buffer with the piece. */
@@ -292,7 +398,7 @@ export class Copy {
 
   /** Starts all writes of a piece before it returns (C1). */
   #store(piece: Piece, slot: Slot): Promise<void> {
-    const { minSparse, target, compressCluster } = this.#options;
+    const { minSparse, target, compressCluster, alignment } = this.#options;
     if (this.#isHole(piece)) {
       return this.#placed(piece, target.writeZeroes(piece.start, piece.bytes, Req.mayUnmap));
     }
@@ -301,7 +407,6 @@ export class Copy {
     if (minSparse === 0 && compressCluster === undefined) {
       return this.#placed(piece, target.write(piece.start, Iov.of(bytes)));
     }
-    const { alignment } = this.#options;
     slot.map ??= mapFor(this.#pieceBytes, compressCluster ?? alignment);
     return this.#placed(piece, storeRuns(this.#options, piece.start, bytes, slot.map));
   }

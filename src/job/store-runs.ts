@@ -35,7 +35,7 @@ export function storeRuns(
   bytes: Uint8Array,
   map: ZeroMap,
 ): Promise<void> {
-  const { host, minSparse, alignment, targetIsZero, target, compressCluster } = options;
+  const { host, minSparse, target, compressCluster, alignment } = options;
   const block = compressCluster ?? alignment;
   const skew = start % block;
   if (minSparse === 0) {
@@ -45,16 +45,35 @@ export function storeRuns(
     scanZeroes(map, bytes, block, skew, host.hot);
     if (compressCluster === undefined) dropShortZeroRuns(map, Math.ceil(minSparse / block));
   }
+  const flags = compressCluster === undefined ? 0 : Req.compressed;
+  const piece = { start, bytes: bytes.byteLength };
+  return storeMarked(options, piece, block, map, (at, end) =>
+    target.write(start + at, Iov.of(bytes.subarray(at, end)), flags),
+  );
+}
+
+/**
+ * As {@link storeRuns} for a piece whose blocks of zeroes `map` tells, blocks of `block` bytes that
+ * begin at multiples of it: `write` starts the write of bytes [at, end) of the piece.
+ */
+export function storeMarked(
+  options: StoreOptions,
+  { start, bytes }: { readonly start: number; readonly bytes: number },
+  block: number,
+  map: ZeroMap,
+  write: (at: number, end: number) => Promise<void>,
+): Promise<void> {
+  const { targetIsZero, target, compressCluster } = options;
+  const skew = start % block;
   const writes: Promise<void>[] = [];
   for (let from = 0; from < map.blocks;) {
     const zero = map.zero[from] === 1;
     // Compressed clusters are written one by one.
     const to = compressCluster !== undefined && !zero ? from + 1 : runEnd(map, from);
     const at = Math.max(0, from * block - skew);
-    const end = Math.min(to * block - skew, bytes.byteLength);
+    const end = Math.min(to * block - skew, bytes);
     if (!zero) {
-      const flags = compressCluster === undefined ? 0 : Req.compressed;
-      writes.push(target.write(start + at, Iov.of(bytes.subarray(at, end)), flags));
+      writes.push(write(at, end));
     } else if (!targetIsZero) {
       writes.push(target.writeZeroes(start + at, end - at, Req.mayUnmap));
     }

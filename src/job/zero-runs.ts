@@ -55,6 +55,13 @@ export function scanZeroes(
   map.zeroBlocks = zeroBlocks;
 }
 
+/** Takes over a map whose first `blocks` marks another has set. */
+export function countMarked(map: ZeroMap, blocks: number): void {
+  map.blocks = blocks;
+  map.zeroBlocks = 0;
+  for (let i = 0; i < blocks; i++) map.zeroBlocks += map.zero[i]!;
+}
+
 /** Zero runs shorter than `leastBlocks` count as data, as they are not worth a hole. */
 export function dropShortZeroRuns(map: ZeroMap, leastBlocks: number): void {
   if (leastBlocks <= 1 || map.zeroBlocks === 0) return;

@@ -18,6 +18,7 @@ import type {
   FileKind,
   FileLimits,
   FileOpenOptions,
+  FileRun,
   FileStat,
   HostFile,
   HostFiles,
@@ -42,7 +43,8 @@ export type FakeOp =
   | 'punch'
   | 'zero'
   | 'extent'
-  | 'copy';
+  | 'copy'
+  | 'pass';
 
 /** What shall go wrong, and when. The first fault that fits an operation is taken. */
 export interface Fault {
@@ -70,7 +72,9 @@ export interface FakeFilesInit {
   /** Longest file; growing beyond fails with ENOSPC after writing what fits. */
   readonly maxBytes?: number;
   /** Calls that this file system does not have. */
-  readonly without?: readonly ('punch' | 'zero' | 'allocate' | 'extent' | 'copy' | 'locks')[];
+  readonly without?: readonly (
+    'punch' | 'zero' | 'allocate' | 'extent' | 'copy' | 'locks' | 'pass'
+  )[];
 }
 
 const changing = new Set<FakeOp>([
@@ -406,6 +410,54 @@ class FakeFile implements HostFile {
       if (n > 0) this.disk.write(to, data);
       return n;
     });
+  }
+
+  isCached(): boolean {
+    return !this.direct && this.files.init.without?.includes('pass') !== true;
+  }
+
+  async tryFindZeroes(
+    offset: number,
+    bytes: number,
+    blockBytes: number,
+    skew: number,
+    zero: Uint8Array,
+  ): Promise<boolean> {
+    if (!this.isCached()) return false;
+    const data = List.alloc(bytes);
+    try {
+      await this.read(offset, data);
+    } catch {
+      return false;
+    }
+    zero.fill(1, 0, Math.ceil((skew + bytes) / blockBytes));
+    const all = data.flatten();
+    for (let i = 0; i < bytes; i++) {
+      if (all[i] !== 0) zero[Math.floor((skew + i) / blockBytes)] = 0;
+    }
+    return true;
+  }
+
+  /** In one write, or with a `zeroBlock` one for each block that is not zero. */
+  tryWriteFrom(source: FileRun, offset: number, zeroBlock: number): Promise<void> | undefined {
+    if (!(source.file instanceof FakeFile) || !this.isCached()) return undefined;
+    return this.#writeFrom(source, offset, zeroBlock);
+  }
+
+  async #writeFrom(source: FileRun, offset: number, zeroBlock: number): Promise<void> {
+    // Counted, and failing, on its own.
+    await this.#run('pass', offset, source.bytes, (fault) => {
+      if (fault !== undefined) throw new HostError(fault.code);
+    });
+    const data = List.alloc(source.bytes);
+    await source.file.read(source.offset, data);
+    const unit = zeroBlock > 0 ? zeroBlock : data.bytes;
+    for (let at = 0; at < data.bytes;) {
+      const n = Math.min(unit - (zeroBlock > 0 ? (offset + at) % unit : 0), data.bytes - at);
+      const part = data.slice(at, n);
+      if (zeroBlock === 0 || !part.isZero()) await this.write(offset + at, part);
+      at += n;
+    }
   }
 
   async tryLock(request: LockRequest): Promise<boolean> {

@@ -1,4 +1,6 @@
 /** Guest data at a known host place: growth of the file, encryption, what is in flight. */
+import { BlockError } from '../../block/errors.js';
+import type { FileRun } from '../../host/file.js';
 import { Iov } from '../../lib/iov.js';
 import type { Qcow2Image } from './image.js';
 import type { GuestOffset, HostOffset } from './units.js';
@@ -32,34 +34,50 @@ async function readEncrypted(
   if (iov.tryContiguous() === undefined) iov.copyFrom(bytes);
 }
 
+/** Bytes to write: in memory, or in a file of the host. */
+export type Data = Iov | FileRun;
+
+/** Whether data can be written that stands in a file of the host. */
+export function takesFileRuns(image: Qcow2Image): boolean {
+  return image.crypto === undefined && image.dataFile.node.instance.tryWriteFrom !== undefined;
+}
+
 /** Writes plain data at `host`. The caller checked for overlaps with metadata. */
 export function writeData(
   image: Qcow2Image,
   guest: GuestOffset,
   host: HostOffset,
-  iov: Iov,
+  data: Data,
 ): Promise<void> {
-  const growing = image.dataGrowth.before(host + iov.bytes, iov.bytes);
+  const growing = image.dataGrowth.before(host + data.bytes, data.bytes);
   const event = image.file.debugEvent('write_aio');
   if (growing === undefined && event === undefined && image.crypto === undefined) {
-    return image.inFlight.track(image.dataFile.write(host, iov));
+    return image.inFlight.track(store(image, host, data));
   }
-  return image.inFlight.track(writeSlowly(image, guest, host, iov, [growing, event]));
+  return image.inFlight.track(writeSlowly(image, guest, host, data, [growing, event]));
+}
+
+/** ENOTSUP when data that stands in a file has to be read first after all. */
+function store(image: Qcow2Image, host: HostOffset, data: Data): Promise<void> {
+  const { dataFile } = image;
+  if (data instanceof Iov) return dataFile.write(host, data);
+  return dataFile.node.tryWriteFrom(host, data) ?? Promise.reject(new BlockError('ENOTSUP'));
 }
 
 async function writeSlowly(
   image: Qcow2Image,
   guest: GuestOffset,
   host: HostOffset,
-  iov: Iov,
+  iov: Data,
   before: readonly (Promise<void> | undefined)[],
 ): Promise<void> {
   for (const wait of before) if (wait !== undefined) await wait;
   const { crypto } = image;
   if (crypto === undefined) {
-    await image.dataFile.write(host, iov);
+    await store(image, host, iov);
     return;
   }
+  if (!(iov instanceof Iov)) throw new BlockError('ENOTSUP');
   // The guest's buffer stays as it is: its memory must not show the cipher text.
   const bytes = new Uint8Array(iov.bytes);
   iov.copyTo(bytes);

@@ -55,6 +55,18 @@ export function writeEntry(g: Geometry, view: DataView, index: number, entry: L2
   }
 }
 
+/** How many entries from `index` on, of `most`, name nothing: neither a cluster nor zeroes. */
+export function countEmpty(g: Geometry, view: DataView, index: number, most: number): number {
+  const first = index * g.l2EntrySize;
+  const end = first + most * g.l2EntrySize;
+  let at = first;
+  while (at < end && view.getUint32(at) === 0 && view.getUint32(at + 4) === 0) {
+    if (g.extendedL2 && (view.getUint32(at + 8) | view.getUint32(at + 12)) !== 0) break;
+    at += g.l2EntrySize;
+  }
+  return (at - first) / g.l2EntrySize;
+}
+
 export function sameEntry(a: L2Entry, b: L2Entry): boolean {
   return a.hi === b.hi && a.lo === b.lo && a.allocated === b.allocated && a.zeroes === b.zeroes;
 }
@@ -111,6 +123,21 @@ export function dataEntry(host: number, allocated = 0, zeroes = 0): L2Entry {
     allocated: allocated >>> 0,
     zeroes: zeroes >>> 0,
   };
+}
+
+/** Standard entries of `count` clusters in a row, each used once. */
+export function writeDataEntries(
+  view: DataView,
+  index: number,
+  host: number,
+  clusterSize: number,
+  count: number,
+): void {
+  for (let i = 0; i < count; i++) {
+    const at = host + i * clusterSize;
+    view.setUint32((index + i) * 8, (Math.floor(at / TWO32) | Entry.copiedHi) >>> 0);
+    view.setUint32((index + i) * 8 + 4, at % TWO32);
+  }
 }
 
 /** Where compressed data lies: `bytes` up to the end of its last sector. */

@@ -6,6 +6,7 @@ import { writeData } from './data-io.js';
 import type { L2Entry } from './entry.js';
 import {
   compressedSpan,
+  countEmpty,
   dataEntry,
   entryOffset,
   hasHostCluster,
@@ -13,6 +14,7 @@ import {
   readEntry,
   sameEntry,
   subclusterMask,
+  writeDataEntries,
   writeEntry,
 } from './entry.js';
 import type { MetaTable } from './cache.js';
@@ -77,8 +79,17 @@ export function tryMapRun(image: Qcow2Image, run: Run): boolean {
 }
 
 function mapInto(image: Qcow2Image, run: Run, table: MetaTable, index: number): void {
-  const { g } = image;
+  const { g, l2 } = image;
   const units = run.touched();
+  const only = units.length === 1 ? units[0] : undefined;
+  const whole = only !== undefined && only[0] <= run.guest && only[1] >= run.guestEnd;
+  if (whole && !g.extendedL2 && countEmpty(g, table.view, index, run.count) === run.count) {
+    const size = g.l2EntrySize;
+    const { view } = l2.touch(table, index * size, (index + run.count) * size);
+    writeDataEntries(view, index, run.host, g.clusterSize, run.count);
+    image.writeback.noteAllocation(run.source === Source.none);
+    return;
+  }
   let next = 0;
   let changed = false;
   let lost: HostOffset | undefined;

@@ -20,7 +20,7 @@ import type { CreateValues } from '../../options/create-options.js';
 import type { FileRun } from '../../host/file.js';
 import type { Iov } from '../../lib/iov.js';
 import { bitmapCapability } from './bitmap-capability.js';
-import { readData, writeData } from './data-io.js';
+import { readData, takesFileRuns, writeData } from './data-io.js';
 import { Kind } from './entry.js';
 import type { Qcow2Image } from './image.js';
 import { readGuest } from './read.js';
@@ -114,6 +114,15 @@ export class Qcow2Instance implements DriverInstance {
     }
     if (writes.joins(iov.bytes)) return writes.write(offset, iov);
     return writes.tryWrite(offset, iov) ?? writes.write(offset, iov);
+  }
+
+  /** What is zero, the caller has to leave out: here it would be allocated. */
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
+    const { image } = this;
+    if (zeroBlock > 0 || !takesFileRuns(image)) return undefined;
+    const { writes } = image;
+    const now = image.gateClosed || image.unusable ? undefined : writes.tryWrite(offset, run);
+    return now ?? writes.write(offset, run);
   }
 
   async writeCompressed(offset: number, iov: Iov): Promise<void> {

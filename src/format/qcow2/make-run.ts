@@ -3,6 +3,7 @@ import type { MetaTable } from './cache.js';
 import type { L2Entry } from './entry.js';
 import {
   clusterKind,
+  countEmpty,
   entryOffset,
   hasHostCluster,
   isCompressed,
@@ -95,11 +96,19 @@ function findAlike(
   const plan = tryPlan(image, entry, first);
   if (typeof plan === 'string') return plan;
   let count = 1;
+  const next = (first + 1) * g.clusterSize;
+  const isNew = !plan.single && !plan.copies && plan.reuse === NO_HOST;
+  if (isNew && most > 1 && !isBacked(image, next)) {
+    // Mostly nothing is there, as far as the write goes.
+    const bytes = (most - 1) * g.clusterSize;
+    const free = writes.runs.firstIn(next, bytes) === undefined;
+    if (free) count += countEmpty(g, view, index + 1, most - 1);
+  }
   while (!plan.single && count < most && writes.runs.at(first + count) === undefined) {
     const following = readEntry(g, view, index + count);
     if (isContradiction(following, image.hasDataFile)) break;
-    const next = tryPlan(image, following, first + count);
-    if (typeof next === 'string' || !alike(plan, next, count * g.clusterSize)) break;
+    const other = tryPlan(image, following, first + count);
+    if (typeof other === 'string' || !alike(plan, other, count * g.clusterSize)) break;
     count++;
   }
   return { entry, plan, count };

@@ -6,7 +6,7 @@
  * where), then issued as few child writes, neighbours merged. Allocation for contiguous requests
  * is one run of clusters. See run.ts for what happens to the parts that nobody writes.
  */
-import { Iov } from '../../lib/iov.js';
+import type { Data } from './data-io.js';
 import { writeData } from './data-io.js';
 import { Kind } from './entry.js';
 import { fillGaps, mapRun, sourceBytes, tryMapRun } from './fill.js';
@@ -16,50 +16,20 @@ import { NO_HOST } from './mapping.js';
 import type { Run } from './run.js';
 import { RunMap, Source } from './run.js';
 import type { GuestOffset, HostOffset } from './units.js';
+import type { Piece, Request } from './write-groups.js';
+import { groups, joined, MERGE_FIRST, MERGE_PIECE, partOf } from './write-groups.js';
 import { all } from './writeback.js';
 
 /** Runs that wait for their gaps to be written by the guest; more are filled, oldest first. */
 const MAX_DELAYED_RUNS = 64;
-/** Pieces up to this length are merged with their neighbours, up to a write of that length. */
-const MERGE_PIECE = 64 * 1024;
-const MERGE_BYTES = 1024 * 1024;
-/**
- * The same for first writes around the page cache: each changes metadata of the file system as
- * well, one after the other, so that four of 256 KiB take twice as long as one of 1 MiB.
- */
-const MERGE_FIRST = 512 * 1024;
-/** Buffers of one merged write. */
-const MERGE_BUFFERS = 256;
 /** Ends of recent writes that are remembered to tell sequential streams. */
 const STREAMS = 16;
-
-/** A guest write; done when nothing of it remains. */
-interface Request {
-  readonly offset: GuestOffset;
-  readonly iov: Iov;
-  /** Bytes that are neither written nor failed. */
-  remaining: number;
-  error: unknown;
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-  /** Called when it is done, before the caller knows. */
-  onDone: (() => void)[];
-}
 
 /** Guest bytes [from, to) of a request that are not planned yet. */
 interface Item {
   readonly request: Request;
   readonly from: GuestOffset;
   readonly to: GuestOffset;
-}
-
-/** Bytes with a place: of a request, or filled in (`request` undefined). */
-interface Piece {
-  readonly request: Request | undefined;
-  readonly run: Run | undefined;
-  readonly guest: GuestOffset;
-  readonly host: HostOffset;
-  readonly iov: Iov;
 }
 
 export class WriteEngine {
@@ -86,18 +56,18 @@ export class WriteEngine {
   }
 
   /** Queues a write; resolves when its data is stored and readers see it. */
-  write(offset: GuestOffset, iov: Iov): Promise<void> {
+  write(offset: GuestOffset, data: Data): Promise<void> {
     return new Promise((resolve, reject) => {
       const request: Request = {
         offset,
-        iov,
-        remaining: iov.bytes,
+        data,
+        remaining: data.bytes,
         error: undefined,
         resolve,
         reject,
         onDone: [],
       };
-      this.#queue.push({ request, from: offset, to: offset + iov.bytes });
+      this.#queue.push({ request, from: offset, to: offset + data.bytes });
       this.kick();
     });
   }
@@ -108,14 +78,14 @@ export class WriteEngine {
    * nothing is awaited: what is changed here needs no lock but that nobody else holds it.
    */
   // hot: bench/jobs/first-writes
-  tryWrite(offset: GuestOffset, iov: Iov): Promise<void> | undefined {
+  tryWrite(offset: GuestOffset, data: Data): Promise<void> | undefined {
     const { g } = this.#image;
-    const end = offset + iov.bytes;
+    const end = offset + data.bytes;
     const run = this.runs.at(Math.floor(offset / g.clusterSize)) ?? this.#tryBegin(offset, end);
     if (run === undefined || run.state !== 'open' || end > run.guestEnd) return undefined;
     run.enter();
     this.#remember(end);
-    return writeData(this.#image, offset, run.hostOf(offset), iov).then(
+    return writeData(this.#image, offset, run.hostOf(offset), data).then(
       () => {
         run.wrote(offset, end);
         run.leave();
@@ -296,8 +266,8 @@ export class WriteEngine {
     to: GuestOffset,
     host: HostOffset,
   ): Piece {
-    const iov = request.iov.slice(from - request.offset, to - from);
-    return { request, run, guest: from, host, iov };
+    const data = partOf(request.data, from - request.offset, to - from);
+    return { request, run, guest: from, host, data };
   }
 
   /** Guest offset of the first run in [at, to), else `to`. */
@@ -331,7 +301,7 @@ export class WriteEngine {
       if (list === undefined) filling.set(piece.run, [piece]);
       else list.push(piece);
     }
-    for (const piece of pieces) this.#remember(piece.guest + piece.iov.bytes);
+    for (const piece of pieces) this.#remember(piece.guest + piece.data.bytes);
     const merged = groups(plain, this.#isCached ? MERGE_PIECE : MERGE_FIRST);
     this.#merges = merged.length < plain.length;
     for (const group of merged) void this.#writeGroup(group);
@@ -360,10 +330,9 @@ export class WriteEngine {
   /** Writes pieces that lie one behind the other in the file; a failure splits it by request. */
   async #writeGroup(group: readonly Piece[]): Promise<void> {
     const first = group[0]!;
-    const iov = group.length === 1 ? first.iov : Iov.from(group.flatMap((p) => p.iov.bufs));
     let error: unknown;
     try {
-      await writeData(this.#image, first.guest, first.host, iov);
+      await writeData(this.#image, first.guest, first.host, joined(group));
     } catch (e) {
       // Only who is concerned shall be told. What failed for one request alone has failed.
       const requests = new Set(group.map((piece) => piece.request));
@@ -380,9 +349,9 @@ export class WriteEngine {
   /** Books pieces as written (or failed), maps runs that are complete, then tells the callers. */
   async #written(group: readonly Piece[], error: unknown): Promise<void> {
     const ended = new Set<Run>();
-    for (const { run, guest, iov, request } of group) {
+    for (const { run, guest, data, request } of group) {
       if (run === undefined) continue;
-      if (error === undefined) run.wrote(guest, guest + iov.bytes);
+      if (error === undefined) run.wrote(guest, guest + data.bytes);
       if (request !== undefined) run.leave();
       if (run.inFlight === 0 && run.state === 'open') ended.add(run);
     }
@@ -394,10 +363,10 @@ export class WriteEngine {
         failure ??= e;
       }
     }
-    for (const { request, iov } of group) {
+    for (const { request, data } of group) {
       if (request === undefined) continue;
-      if (failure === undefined) this.#done(request, iov.bytes);
-      else this.#failed(request, iov.bytes, failure);
+      if (failure === undefined) this.#done(request, data.bytes);
+      else this.#failed(request, data.bytes, failure);
     }
   }
 
@@ -446,15 +415,14 @@ export class WriteEngine {
   /** Copy-on-write at once: gaps and data of a new run in as few writes as possible. */
   async #fillAndWrite(run: Run, pieces: readonly Piece[]): Promise<void> {
     run.state = 'closed';
-    const planned = pieces.map((p) => [p.guest, p.guest + p.iov.bytes] as const);
+    const planned = pieces.map((p) => [p.guest, p.guest + p.data.bytes] as const);
     let error: unknown;
     try {
       const gaps = await this.#gapPieces(run, run.gaps(planned));
       await all(
         groups([...pieces, ...gaps], Infinity).map(async (group) => {
-          const iov = Iov.from(group.flatMap((p) => p.iov.bufs));
-          await writeData(this.#image, group[0]!.guest, group[0]!.host, iov);
-          for (const p of group) run.covered.add(p.guest, p.guest + p.iov.bytes);
+          await writeData(this.#image, group[0]!.guest, group[0]!.host, joined(group));
+          for (const p of group) run.covered.add(p.guest, p.guest + p.data.bytes);
         }),
       );
       run.isWritten = true;
@@ -475,10 +443,10 @@ export class WriteEngine {
       run.reopen();
       if (!run.isWritten) this.#giveUp(run);
     }
-    for (const { request, iov } of pieces) {
+    for (const { request, data } of pieces) {
       if (request === undefined) continue;
-      if (error === undefined) this.#done(request, iov.bytes);
-      else this.#failed(request, iov.bytes, error);
+      if (error === undefined) this.#done(request, data.bytes);
+      else this.#failed(request, data.bytes, error);
     }
   }
 
@@ -489,7 +457,7 @@ export class WriteEngine {
         run,
         guest: from,
         host: run.hostOf(from),
-        iov: await sourceBytes(this.#image, run, from, to),
+        data: await sourceBytes(this.#image, run, from, to),
       })),
     );
   }
@@ -541,41 +509,4 @@ export class WriteEngine {
     while (run.state === 'closed') await run.whenChanged();
     if (run.state === 'open') await this.#close(run);
   }
-}
-
-/**
- * Pieces that follow each other in the file and on the disk, as groups to be written at once.
- * Long pieces stay alone, for they gain nothing; `first`: how long one of a first write may be
- * (Infinity: all are joined).
- */
-function groups(pieces: readonly Piece[], first: number): Piece[][] {
-  const most = first === Infinity ? Infinity : MERGE_BYTES;
-  const sorted = [...pieces].sort((a, b) => a.host - b.host);
-  const out: Piece[][] = [];
-  let group: Piece[] = [];
-  let end = -1;
-  let guestEnd = -1;
-  let bytes = 0;
-  let buffers = 0;
-  let open = false;
-  for (const piece of sorted) {
-    const small =
-      piece.iov.bytes <= (piece.run === undefined && first < Infinity ? MERGE_PIECE : first);
-    const follows = piece.host === end && piece.guest === guestEnd;
-    const fits =
-      bytes + piece.iov.bytes <= most && buffers + piece.iov.bufs.length <= MERGE_BUFFERS;
-    if (!open || !small || !follows || !fits) {
-      group = [];
-      out.push(group);
-      bytes = 0;
-      buffers = 0;
-    }
-    open = small;
-    group.push(piece);
-    bytes += piece.iov.bytes;
-    buffers += piece.iov.bufs.length;
-    end = piece.host + piece.iov.bytes;
-    guestEnd = piece.guest + piece.iov.bytes;
-  }
-  return out;
 }

@@ -131,6 +131,13 @@ class RawInstance implements DriverInstance {
     return this.#file.write(start + offset, iov, flags);
   }
 
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
+    const { size, offset: start } = this.#window;
+    if (offset < SECTOR && this.#guarded) return undefined;
+    if (size !== undefined && offset + run.bytes > size) return undefined;
+    return this.#file.node.tryWriteFrom(start + offset, run, zeroBlock);
+  }
+
   /** A copy is checked and written, for the guest may change its buffer meanwhile (R2). */
   async #guardedWrite(offset: number, iov: Iov, flags: number): Promise<void> {
     const data = new Uint8Array(iov.bytes);

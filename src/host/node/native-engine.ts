@@ -59,11 +59,13 @@ export const Op = {
   dropCache: 8,
   resident: 9,
   extent: 10,
-  xts: 11,
-  deflate: 12,
-  inflate: 13,
-  zstdCompress: 14,
-  zstdDecompress: 15,
+  findZeroes: 11,
+  writeFrom: 12,
+  xts: 13,
+  deflate: 14,
+  inflate: 15,
+  zstdCompress: 16,
+  zstdDecompress: 17,
 } as const;
 
 /** enum engine of vdisk.h. */

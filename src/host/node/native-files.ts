@@ -6,6 +6,7 @@
  * device cannot take is copied.
  */
 import * as fs from 'node:fs';
+import { assert } from '../../lib/assert.js';
 import { Iov } from '../../lib/iov.js';
 import { HostError } from '../file.js';
 import type {
@@ -14,6 +15,7 @@ import type {
   FileKind,
   FileLimits,
   FileOpenOptions,
+  FileRun,
   HostFile,
   LockRequest,
 } from '../file.js';
@@ -309,6 +311,47 @@ export class NativeFile implements HostFile, Target {
     source.inFlight++;
     try {
       return await this.#operate(Op.copy, to, bytes, source.fd, from, source).catch(orUnsupported);
+    } finally {
+      if (--source.inFlight === 0) source.idle();
+    }
+  }
+
+  async tryFindZeroes(
+    offset: number,
+    bytes: number,
+    blockBytes: number,
+    skew: number,
+    zero: Uint8Array,
+  ): Promise<boolean> {
+    if (!this.cached) return false;
+    assert(zero.byteLength * blockBytes >= skew + bytes, 'a mark for each block');
+    try {
+      await this.#operate(Op.findZeroes, offset, bytes, blockBytes, skew, zero);
+      return true;
+    } catch {
+      // Whoever reads the range will be told why.
+      return false;
+    }
+  }
+
+  tryWriteFrom(source: FileRun, offset: number, zeroBlock: number): Promise<void> | undefined {
+    const { file, bytes } = source;
+    if (!(file instanceof NativeFile) || !this.cached || !file.cached) return undefined;
+    return this.#writeFrom(file, new Float64Array([file.fd, source.offset, zeroBlock]), {
+      offset,
+      bytes,
+    });
+  }
+
+  /** `origin`: struct origin of vdisk.h. */
+  async #writeFrom(
+    source: NativeFile,
+    origin: Float64Array,
+    { offset, bytes }: { offset: number; bytes: number },
+  ): Promise<void> {
+    source.inFlight++;
+    try {
+      await this.#operate(Op.writeFrom, offset, bytes, 0, 0, new Uint8Array(origin.buffer));
     } finally {
       if (--source.inFlight === 0) source.idle();
     }

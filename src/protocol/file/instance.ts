@@ -113,6 +113,10 @@ export class FileInstance implements DriverInstance {
     return this.#file.write(offset, iov);
   }
 
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
+    return this.#file.tryWriteFrom?.(run, offset, zeroBlock);
+  }
+
   async writeZeroes(offset: number, bytes: number, flags: number): Promise<void> {
     const unmapped = (flags & Req.mayUnmap) !== 0 && (await this.#tryPunch(offset, bytes));
     if (!unmapped && !(await this.#tryZeroRange(offset, bytes))) {
