@@ -107,6 +107,8 @@ export interface ImageInfo {
   readonly isDirty?: boolean;
   readonly isEncrypted?: boolean;
   readonly isCompressed?: boolean;
+  /** Data is written in whole clusters, once, as if it were to be compressed. */
+  readonly needsCompressedWrites?: boolean;
   readonly snapshots?: readonly SnapshotInfo[];
   /** The QMP union ImageInfoSpecific: `{type, data}`. */
   readonly formatSpecific?: { readonly type: string; readonly data: Record<string, unknown> };

@@ -56,7 +56,8 @@ export function snapshotFacts(s: SnapshotInfo): SnapshotFacts {
 /** Everything about `node` and its children. */
 export async function graphInfo(node: BlockNode): Promise<GraphInfo> {
   const children: { name: string; info: GraphInfo }[] = [];
-  for (const child of node.children.values()) {
+  // The last that was attached comes first, as QEMU has it.
+  for (const child of [...node.children.values()].reverse()) {
     children.push({ name: child.name, info: await graphInfo(child.node) });
   }
   return { ...(await nodeInfo(node)), children };

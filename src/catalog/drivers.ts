@@ -20,6 +20,7 @@ import { qcow2Driver } from '../format/qcow2/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
 import { vdiDriver } from '../format/vdi/driver.js';
 import { vhdxDriver } from '../format/vhdx/driver.js';
+import { vmdkDriver } from '../format/vmdk/driver.js';
 import { vpcDriver } from '../format/vpc/driver.js';
 import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/driver.js';
 import { memoryDriver } from '../protocol/memory/driver.js';
@@ -40,6 +41,7 @@ export const drivers: readonly Driver[] = [
   vpcDriver,
   vdiDriver,
   vhdxDriver,
+  vmdkDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

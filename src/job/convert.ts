@@ -427,7 +427,7 @@ async function copyImages(
 
 /** Size of the clusters to compress; undefined when nothing is compressed. */
 async function clusterBytes(node: BlockNode, compress: boolean): Promise<number | undefined> {
-  if (!compress) return undefined;
+  if (!compress && (await node.instance.info?.())?.needsCompressedWrites !== true) return undefined;
   if (node.instance.writeCompressed === undefined) {
     throw new BlockError('ENOTSUP', 'Compression not supported for this file format');
   }

@@ -209,6 +209,7 @@ const skips: Record<string, Subject['skips']> = {
   vpc: noResizeSkips,
   vdi: noResizeSkips,
   vhdx: noResizeSkips,
+  vmdk: noResizeSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };

@@ -72,7 +72,7 @@ export async function makeImage(shape: Shape, random: Random): Promise<TestImage
       const [offset, bytes] = randomRange(random, shape.backing, shape.unit);
       const data = random.bytes(bytes);
       await base.backend.write(offset, Iov.of(data));
-      content.set(data.subarray(0, Math.max(0, shape.size - offset)), offset);
+      if (offset < shape.size) content.set(data.subarray(0, shape.size - offset), offset);
     }
     await base.close();
   }

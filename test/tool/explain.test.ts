@@ -149,12 +149,12 @@ describe('explain', () => {
 
   it('names foreign formats and what reads them', async () => {
     const folder = tempDir();
-    const path = join(folder, 'disk.vmdk');
-    writeFileSync(path, Buffer.concat([Buffer.from('KDMV'), Buffer.alloc(4096)]));
+    const path = join(folder, 'disk.qed');
+    writeFileSync(path, Buffer.concat([Buffer.from('QED\0'), Buffer.alloc(4096)]));
     const found = await explainFile(path);
-    expect(found).toMatchObject({ format: 'vmdk', supported: false });
+    expect(found).toMatchObject({ format: 'qed', supported: false });
     expect(commands(found)).toEqual([
-      `qemu-img convert -p -f vmdk -O qcow2 ${path} ${join(folder, 'disk.qcow2')}`,
+      `qemu-img convert -p -f qed -O qcow2 ${path} ${join(folder, 'disk.qcow2')}`,
     ]);
     const none = new Uint8Array(0);
     const at = (offset: number, text: string): Uint8Array => {

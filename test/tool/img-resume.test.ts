@@ -138,6 +138,22 @@ describe('convert --profile', () => {
     await runOk(img, ['compare', '-q', 'a.raw', 'b.vhdx'], { cwd: folder });
   });
 
+  it('makes what ESXi and OVF take: a stream for an LSI Logic adapter, of whole MiB', async () => {
+    const folder = tempDir();
+    writeFileSync(join(folder, 'a.raw'), seededRandom().bytes(2 * MIB + 512));
+    await runOk(img, ['convert', '--profile', 'esxi', 'a.raw', 'b.vmdk'], { cwd: folder });
+    const { stdout } = await runOk(img, ['info', '--output=json', 'b.vmdk'], { cwd: folder });
+    expect(JSON.parse(stdout)).toMatchObject({
+      format: 'vmdk',
+      'virtual-size': 3 * MIB,
+      'format-specific': { data: { 'create-type': 'streamOptimized' } },
+    });
+    const text = readFileSync(join(folder, 'b.vmdk'), 'latin1').slice(512, 2048);
+    expect(text).toContain('ddb.adapterType = "lsilogic"\n');
+    expect(text).toContain('ddb.virtualHWVersion = "6"\n');
+    await runOk(img, ['compare', '-q', 'a.raw', 'b.vmdk'], { cwd: folder });
+  });
+
   it('names the format that is missing, and what does not fit', async () => {
     const folder = tempDir();
     writeFileSync(join(folder, 'a.raw'), new Uint8Array(MIB));

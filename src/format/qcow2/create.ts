@@ -9,6 +9,7 @@
 import type { Backend } from '../../block/backend.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError, errorText, prepend } from '../../block/errors.js';
+import { MadeFiles } from '../../block/made-files.js';
 import type { Preallocation } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import type { CreateParameters } from './create-options.js';
@@ -127,41 +128,6 @@ async function makeDataFile(p: CreateParameters, file: Backend): Promise<void> {
   const isBacked = p.preallocation === 'falloc' || p.preallocation === 'full';
   const bytes = p.preallocation === 'off' ? p.size : roundUp(p.size, p.g.clusterSize);
   await file.truncate(bytes, { exact: false, prealloc: isBacked ? p.preallocation : 'off' });
-}
-
-/** The files of one creation. */
-class MadeFiles {
-  readonly #context: CreateContext;
-  readonly #open: Backend[] = [];
-  readonly #paths: string[] = [];
-
-  constructor(context: CreateContext) {
-    this.#context = context;
-  }
-
-  async create(filename?: string): Promise<Backend> {
-    const file = await this.#context.createFile(0, filename);
-    this.#open.push(file);
-    const path = file.node.instance.exactFilename?.();
-    if (file.node.driver.name === 'file' && path !== undefined) this.#paths.push(path);
-    return file;
-  }
-
-  /** Nobody has to flush an image that was made, to find it after a power cut. */
-  async flush(): Promise<void> {
-    for (const file of this.#open) await file.flush();
-  }
-
-  async close(): Promise<void> {
-    for (const file of this.#open.splice(0).reverse()) await file.close();
-  }
-
-  /** After a failure: nothing is left behind, as far as that can be done. */
-  async remove(): Promise<void> {
-    await this.close().catch(() => undefined);
-    const { files } = this.#context.host;
-    for (const path of this.#paths) await files?.unlink(path).catch(() => undefined);
-  }
 }
 
 /** Writes the tables of a new image. */

@@ -2,7 +2,7 @@
  * The block map in memory, and which of its sectors differ from the file.
  *
  * All of it is held: 4 bytes for each block of 1 MiB. What a crafted header asks for is bounded by
- * the length of the file, which must hold the map.
+ * the length of the file: what would stand behind its end is not there.
  */
 import type { Child } from '../../block/child.js';
 import { BlockError, withErrno } from '../../block/errors.js';
@@ -15,12 +15,21 @@ const PIECE = 4 * 1024 * 1024;
 const PER_SECTOR = SECTOR / 4;
 
 export class BlockMap {
+  /** As many as the file holds. */
   readonly entries: Uint32Array;
+  /** As many as there should be, which bounds the blocks that they name. */
+  readonly count: number;
   /** Indexes of sectors that differ from the file. */
   readonly #dirty = new Set<number>();
 
-  constructor(entries: Uint32Array) {
+  constructor(entries: Uint32Array, count: number) {
     this.entries = entries;
+    this.count = count;
+  }
+
+  /** The file ends before the map does. */
+  get isCut(): boolean {
+    return this.entries.length < this.count;
   }
 
   get isDirty(): boolean {
@@ -63,21 +72,16 @@ export class BlockMap {
   }
 }
 
-/** Reads the map. Throws when the file is too short for it, and what reading throws. */
+/** Reads the map, as much of it as the file holds. Throws what reading throws. */
 export async function readBlockMap(file: Child, fields: VdiHeaderFields): Promise<BlockMap> {
   const { offset_bmap: start, blocks_in_image: count } = fields;
-  if (start + count * 4 > file.size) {
-    throw new BlockError(
-      'EINVAL',
-      `Cannot read the block map: it ends at byte ${String(start + count * 4)}, ` +
-        `past the end of the file (${String(file.size)})`,
-    );
-  }
-  const entries = new Uint32Array(count);
-  const piece = new Uint8Array(Math.min(PIECE, count * 4));
+  const inFile = Math.max(0, Math.floor((file.size - start) / 4));
+  const entries = new Uint32Array(Math.min(count, inFile));
+  const total = entries.length * 4;
+  const piece = new Uint8Array(Math.min(PIECE, total));
   const view = new DataView(piece.buffer);
-  for (let at = 0; at < count * 4; at += PIECE) {
-    const bytes = Math.min(PIECE, count * 4 - at);
+  for (let at = 0; at < total; at += PIECE) {
+    const bytes = Math.min(PIECE, total - at);
     try {
       await file.read(start + at, Iov.of(piece.subarray(0, bytes)));
     } catch (e) {
@@ -85,7 +89,7 @@ export async function readBlockMap(file: Child, fields: VdiHeaderFields): Promis
     }
     for (let i = 0; i < bytes; i += 4) entries[(at + i) / 4] = view.getUint32(i, true);
   }
-  return new BlockMap(entries);
+  return new BlockMap(entries, count);
 }
 
 /**
@@ -105,7 +109,11 @@ export class BlockUsage {
    * Throws EINVAL where two entries name one block or an entry names one that the image cannot
    * have: to write there would damage other data.
    */
-  constructor({ entries }: BlockMap) {
+  constructor({ entries, isCut }: BlockMap) {
+    if (isCut) {
+      const text = 'Cannot write to the image: its file ends before the block map; run check';
+      throw new BlockError('EINVAL', text);
+    }
     this.#used = new Uint8Array(Math.ceil(entries.length / 8));
     let end = 0;
     let count = 0;

@@ -6,7 +6,7 @@ import { Entry } from './layout.js';
 
 export function checkImage(image: VdiImage, options: CheckOptions): CheckResult {
   if (options.fixErrors || options.fixLeaks) throw new BlockError('ENOTSUP');
-  const { entries } = image.map;
+  const { entries, count, isCut } = image.map;
   /** Entry that names a block, plus one; 0: none so far. */
   const owner = new Uint32Array(entries.length);
   let corruptions = 0;
@@ -18,14 +18,15 @@ export function checkImage(image: VdiImage, options: CheckOptions): CheckResult 
   for (let index = 0; index < entries.length; index++) {
     const block = entries[index]!;
     if (block >= Entry.firstSpecial) continue;
-    if (block >= entries.length) {
+    if (block >= count) {
       report(`block index ${String(index)} too large, is ${String(block)}`);
       continue;
     }
     allocated++;
-    if (owner[block] === 0) owner[block] = index + 1;
+    if ((owner[block] ?? 0) === 0) owner[block] = index + 1;
     else report(`block index ${String(index)} also used by ${String(owner[block]! - 1)}`);
   }
+  if (isCut) report(`the file ends before the block map, at entry ${String(entries.length)}`);
   const { blocks_allocated: promised } = image.header.fields;
   if (allocated !== promised) {
     report(`allocated blocks mismatch, is ${String(allocated)}, should be ${String(promised)}`);

@@ -31,6 +31,7 @@ export async function createVdi(context: CreateContext): Promise<void> {
     await file.truncate(bytes, { exact: false, prealloc });
     await writeMap(file, header, o.static);
     await file.write(0, Iov.of(header.bytes));
+    await file.flush();
   } finally {
     await file.close();
   }

@@ -62,17 +62,18 @@ export class VdiImage {
   /** The run that begins at `offset`, at most `bytes` long. */
   runAt(offset: number, bytes: number): Run {
     const size = this.#blockSize;
-    const { entries } = this.map;
+    const { entries, count } = this.map;
     let index = Math.floor(offset / size);
     const inside = offset - index * size;
-    const first = entries[index] ?? Entry.unallocated;
+    const first = entries[index];
     let length = size - inside;
+    if (first === undefined) return { kind: 'damaged', bytes };
     if (first >= Entry.firstSpecial) {
       while (length < bytes && entries[++index] === first) length += size;
       const kind = first === Entry.zero ? 'zero' : 'unallocated';
       return { kind, bytes: Math.min(length, bytes) };
     }
-    if (first >= entries.length) return { kind: 'damaged', bytes: Math.min(length, bytes) };
+    if (first >= count) return { kind: 'damaged', bytes: Math.min(length, bytes) };
     let next = first;
     while (length < bytes && entries[++index] === ++next) length += size;
     const host = this.#hostOf(first) + inside;
@@ -118,8 +119,9 @@ export class VdiImage {
 
   #damaged(offset: number): BlockError {
     const index = Math.floor(offset / this.#blockSize);
-    const entry = String(this.map.entries[index]);
-    return new BlockError('EIO', `Block ${String(index)} has the map entry ${entry}; run check`);
+    const entry = this.map.entries[index];
+    const what = entry === undefined ? 'no map entry' : `the map entry ${String(entry)}`;
+    return new BlockError('EIO', `Block ${String(index)} has ${what}; run check`);
   }
 
   // hot: bench/formats
@@ -271,6 +273,7 @@ export class VdiImage {
 
   status(offset: number, bytes: number): DriverStatus {
     const run = this.runAt(offset, bytes);
+    if (run.kind === 'damaged') throw this.#damaged(offset);
     if (run.kind === 'data') {
       return {
         bytes: run.bytes,

@@ -39,7 +39,9 @@ export const profiles: readonly Profile[] = [
     summary: 'a stream-optimized VMDK for an LSI Logic adapter, for ESXi and OVF templates',
     format: 'vmdk',
     title: 'VMDK',
-    options: 'subformat=streamOptimized,adapter_type=lsilogic',
+    // The form in which OVF packages carry disks, which ESXi's import and vCenter unpack; its
+    // guests have no IDE disks by default, and hardware before version 6 is too old to be taken.
+    options: 'subformat=streamOptimized,adapter_type=lsilogic,compat6=on',
     sizeUnit: MIB,
   },
   {

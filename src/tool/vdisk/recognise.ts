@@ -34,11 +34,11 @@ const MARKS: readonly Mark[] = [
   { format: 'qcow2', title: 'qcow2 of an unknown version', opens: true, at: 0, bytes: 'QFI\xfb' },
   { format: 'luks', title: 'LUKS', opens: true, at: 0, bytes: 'LUKS\xba\xbe' },
   { format: 'bochs', title: 'Bochs', opens: true, at: 0, bytes: 'Bochs Virtual HD Image' },
-  { format: 'vmdk', title: 'VMDK (VMware)', ...foreign('vmdk'), at: 0, bytes: 'KDMV' },
-  { format: 'vmdk', title: 'VMDK (VMware ESX)', ...foreign('vmdk'), at: 0, bytes: 'COWD' },
+  { format: 'vmdk', title: 'VMDK (VMware)', opens: true, at: 0, bytes: 'KDMV' },
+  { format: 'vmdk', title: 'VMDK (VMware ESX)', opens: true, at: 0, bytes: 'COWD' },
   {
     format: 'vmdk',
-    title: 'VMDK (SESparse)',
+    title: 'extent of a VMDK disk (SESparse), which its descriptor opens',
     ...foreign('vmdk'),
     at: 0,
     bytes: '\xbe\xba\xfe\xca',
@@ -46,7 +46,7 @@ const MARKS: readonly Mark[] = [
   {
     format: 'vmdk',
     title: 'VMDK descriptor (VMware)',
-    ...foreign('vmdk'),
+    opens: true,
     at: 0,
     bytes: '# Disk DescriptorFile',
   },
