@@ -6,6 +6,9 @@ import { Limit, MiB } from './layout.js';
 import type { Session } from './session.js';
 import type { Bat } from './table.js';
 
+/** The file grows at most so much ahead, in bytes. */
+const MAX_AHEAD = 64 * MiB;
+
 export interface AllocatorInit {
   readonly file: Child;
   readonly bat: Bat;
@@ -26,6 +29,9 @@ export class BlockAllocator {
   #isReady = false;
   /** New space of the file is not zero by itself. */
   #zeroes = false;
+  /** Bytes that the file grows by beyond what is needed, and whether it did. */
+  #ahead = 0;
+  #isAhead = false;
   /** Pages of the table that differ from the file's. */
   #dirty = new Set<number>();
 
@@ -76,13 +82,29 @@ export class BlockAllocator {
       const end = start + wanted.length * this.#bat.blockSize;
       if (end > Limit.fileBytes) throw new BlockError('EFBIG');
       if (this.#zeroes) await this.#file.writeZeroes(start, end - start);
-      else if (this.#file.size < end) await this.#file.truncate(end, { exact: false });
+      else if (this.#file.size < end) await this.#grow(end);
       this.#end = end;
       wanted.forEach((block, i) => {
         this.#bat.store(block, start + i * this.#bat.blockSize);
         this.#dirty.add(this.#bat.pageOf(block));
       });
     });
+  }
+
+  /**
+   * The file gets at least `to` bytes, and more the more it has grown already: a change of length
+   * waits for the writes in flight. What is too much is cut off at the end of the session.
+   */
+  async #grow(to: number): Promise<void> {
+    const ahead = this.#ahead;
+    this.#ahead = Math.min(MAX_AHEAD, 2 * ahead + this.#bat.blockSize);
+    try {
+      await this.#file.truncate(to + ahead, { exact: false });
+      this.#isAhead = ahead > 0;
+    } catch (e) {
+      if (ahead === 0) throw e;
+      await this.#file.truncate(to, { exact: false });
+    }
   }
 
   /** Writes the table where it changed. Throws what the file says; it is tried again next time. */
@@ -107,5 +129,10 @@ export class BlockAllocator {
   async end(): Promise<void> {
     await this.writeback();
     await this.#session.end();
+    // Only now: entries of the log tell how long the file has to be.
+    if (!this.#isAhead || this.#file.size <= this.#end) return;
+    this.#isAhead = false;
+    // The tail is sparse, and the next writer cuts it off otherwise.
+    await this.#file.truncate(this.#end, { exact: false }).catch(() => undefined);
   }
 }

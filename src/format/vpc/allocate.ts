@@ -10,6 +10,8 @@ import type { BlockTable } from './table.js';
 
 /** Entries of the table in one sector of it. */
 const PER_SECTOR = SECTOR / 4;
+/** The file grows at most so much ahead, in bytes. */
+const MAX_AHEAD = 64 * 1024 * 1024;
 
 export class BlockAllocator {
   /** Bitmap of a block whose sectors are all in use. */
@@ -26,6 +28,8 @@ export class BlockAllocator {
   #isReady = false;
   /** New space of the file is not zero by itself. */
   #zeroes = false;
+  /** Bytes that the file grows by beyond what is needed. */
+  #ahead = 0;
   /** Sectors of the table that differ from the file's. */
   #dirty = new Set<number>();
   /** Blocks whose bitmap has to be set. */
@@ -72,9 +76,7 @@ export class BlockAllocator {
         throw new BlockError('ENOSPC', 'A VHD file cannot be larger than 2 TiB');
       }
       if (this.#zeroes) await this.#file.writeZeroes(start, end - start);
-      else if (this.#file.size < end + FOOTER_BYTES) {
-        await this.#file.truncate(end + FOOTER_BYTES, { exact: false });
-      }
+      else if (this.#file.size < end + FOOTER_BYTES) await this.#grow(end + FOOTER_BYTES);
       this.#end = end;
       wanted.forEach((index, i) => {
         this.#blocks.entries[index] = (start + i * this.#blocks.stride) / SECTOR;
@@ -83,6 +85,21 @@ export class BlockAllocator {
       });
       return new Set(wanted);
     });
+  }
+
+  /**
+   * The file gets at least `to` bytes, and more the more it has grown already: a change of length
+   * waits for the writes in flight. Writing the footer cuts off what is too much.
+   */
+  async #grow(to: number): Promise<void> {
+    const ahead = this.#ahead;
+    this.#ahead = Math.min(MAX_AHEAD, 2 * ahead + this.#blocks.stride);
+    try {
+      await this.#file.truncate(to + ahead, { exact: false });
+    } catch (e) {
+      if (ahead === 0) throw e;
+      await this.#file.truncate(to, { exact: false });
+    }
   }
 
   /** Cuts off what lies behind the last block, so that new blocks are zero. */
