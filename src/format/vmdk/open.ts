@@ -165,9 +165,9 @@ class Opener {
     const { host, node } = this.#context;
     if (host.files === undefined || host.files.isAbsolute(filename)) return filename;
     try {
-      // "./" keeps a name with a colon from being taken for one with a protocol.
-      const named = filename.includes(':') ? `./${filename}` : filename;
-      return nameSeenFrom(host.files, node, named);
+      // Not joined by the host's rules, which would see a protocol in a name with a colon.
+      const folder = host.files.dirname(nameSeenFrom(host.files, node, 'x'));
+      return folder === '' || folder === '.' ? filename : `${folder}/${filename}`;
     } catch (e) {
       throw prepend(
         `Cannot use relative paths with VMDK descriptor file '${this.#file.node.filename}': `,

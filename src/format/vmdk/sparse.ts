@@ -154,7 +154,8 @@ export class SparseExtent implements Extent {
     const whole = inside === 0 && iov.bytes === this.#grain ? iov.tryContiguous() : undefined;
     const grain = whole ?? new Uint8Array(this.#grain);
     const { hasMarkers, grainBytes } = this.geometry;
-    const place = { file: this.file, host, hasMarkers, grainBytes };
+    const used = Math.min(grainBytes, this.bytes - (offset - inside));
+    const place = { file: this.file, host, hasMarkers, grainBytes, used };
     await unpackGrain(this.#node.graph.host.compression, place, grain);
     if (whole === undefined) iov.copyFrom(grain.subarray(inside, inside + iov.bytes));
   }
