@@ -1,7 +1,7 @@
 // Images for the benchmarks, each made once and only when a row needs it.
 import { spawnSync } from 'node:child_process';
-import { closeSync, ftruncateSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
-import { writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, readdirSync, readSync, rmSync } from 'node:fs';
+import { statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
 const MIB = 1024 * 1024;
@@ -144,4 +144,15 @@ export function rawRequests(context) {
 
 export function qcow2Requests(context) {
   img(context, 'convert', '-f', 'raw', '-O', 'qcow2', 'requests.raw', 'requests.qcow2');
+}
+
+/** 1 GiB, of which a quarter is data: something to copy from when clusters are written in part. */
+export function firstBase(context) {
+  const raw = join(context.dir, 'first-base.raw');
+  fillWithFiles(raw, GIB / 4);
+  const out = openSync(raw, 'r+');
+  ftruncateSync(out, GIB);
+  closeSync(out);
+  img(context, 'convert', '-f', 'raw', '-O', 'qcow2', 'first-base.raw', 'first-base.qcow2');
+  rmSync(raw);
 }

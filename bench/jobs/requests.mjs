@@ -2,7 +2,7 @@
 import { rmSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { qcow2Requests, rawRequests } from './images.mjs';
+import { firstBase, qcow2Requests, rawRequests } from './images.mjs';
 
 const GIB = 1024 ** 3;
 /** A step that visits the blocks of the image in an order without pattern. */
@@ -60,28 +60,48 @@ for (const format of ['raw', 'qcow2']) {
   }
 }
 
-/** First writes into a fresh image: all of it allocation. */
-function firstWrites(format, size, sizeName) {
-  return {
-    name: `bench ${format} first writes ${sizeName} depth 16 none io_uring`,
-    needs: [],
+const FIRST_BYTES = 256 * 1024 ** 2;
+
+/** Sequential first writes into a fresh image, all of it allocation; the same on raw beside it. */
+function firstWrites({ size, sizeName, depth, cache, aio, backed }) {
+  const into = (format, more = []) => ({
     ownClock: true,
     before({ dir, img }) {
       rmSync(join(dir, 'fresh'), { force: true });
-      spawnSync(img, ['create', '-q', '-f', format, 'fresh', '1G'], { cwd: dir });
+      const made = spawnSync(img, ['create', '-q', '-f', format, ...more, 'fresh', '1G'], {
+        cwd: dir,
+      });
+      if (made.status !== 0) throw new Error(String(made.stderr));
     },
     args: () => [
       'bench',
-      ...['-f', format, '-t', 'none', '-i', 'io_uring', '-d', '16', '-w', '--pattern', '7'],
-      ...['-s', String(size), '-c', String(Math.min(GIB / 2 / size, 20_000)), 'fresh'],
+      ...['-f', format, '-t', cache, ...(aio === undefined ? [] : ['-i', aio])],
+      ...['-d', String(depth), '-w', '--pattern', '7'],
+      ...['-s', String(size), '-c', String(FIRST_BYTES / size), 'fresh'],
     ],
+  });
+  const words = ['first writes', sizeName, 'depth', depth, cache, aio, backed ? 'backing' : ''];
+  return {
+    name: words.filter((word) => word !== undefined && word !== '').join(' '),
+    needs: backed ? [firstBase] : [],
+    ...into('qcow2', backed ? ['-b', 'first-base.qcow2', '-F', 'qcow2'] : []),
+    raw: into('raw'),
   };
 }
 
-export const requestJobs = [
-  ...rows.map(job),
-  ...['raw', 'qcow2'].flatMap((format) => [
-    firstWrites(format, 8192, '8k'),
-    firstWrites(format, 262144, '256k'),
-  ]),
-];
+const firstRows = [
+  ['none', undefined],
+  ['none', 'native'],
+  ['writeback', undefined],
+].flatMap(([cache, aio]) =>
+  [false, true].flatMap((backed) =>
+    [
+      { size: 8192, sizeName: '8k' },
+      { size: 262144, sizeName: '256k' },
+    ].flatMap((block) =>
+      [1, 4, 16].map((depth) => firstWrites({ ...block, depth, cache, aio, backed })),
+    ),
+  ),
+);
+
+export const requestJobs = [...rows.map(job), ...firstRows];
