@@ -15,6 +15,9 @@
  */
 import { Iov } from '../../lib/iov.js';
 
+/** Tables of a cache that may all become dirty. */
+const SMALL = 256;
+
 /** One table in memory. */
 export class MetaTable {
   /** Where it lies in the image file, in bytes. */
@@ -85,9 +88,14 @@ export class MetaCache {
     return this.#dirty;
   }
 
-  /** So many tables are dirty that a writeback should run before more become so. */
+  /**
+   * So many tables are dirty that a writeback should run before more become so. In a large cache
+   * half of them, so that a clean one to evict is found soon; a small one may fill, for each
+   * writeback makes the writer wait for all data that is not durable.
+   */
   get isPressed(): boolean {
-    return this.#dirty > this.capacity >> 1;
+    const { capacity } = this;
+    return this.#dirty >= (capacity > SMALL ? (capacity >> 1) + 1 : capacity);
   }
 
   /** The table at `offset` if it is here. */

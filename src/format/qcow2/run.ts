@@ -121,8 +121,8 @@ export class Run {
   #inFlight = 0;
   /** The guest wrote into it, so that there is something to map. */
   isWritten = false;
-  #idle: (() => void)[] = [];
-  #changed: (() => void)[] = [];
+  #idle: (() => void)[] | undefined;
+  #changed: (() => void)[] | undefined;
 
   constructor(init: RunInit) {
     this.first = init.first;
@@ -161,20 +161,21 @@ export class Run {
     this.#inFlight--;
     if (this.#inFlight > 0) return;
     const idle = this.#idle;
-    this.#idle = [];
+    if (idle === undefined) return;
+    this.#idle = undefined;
     for (const resolve of idle) resolve();
   }
 
   /** Resolves when no write is in flight. */
   whenIdle(): Promise<void> {
     if (this.#inFlight === 0) return Promise.resolve();
-    return new Promise((resolve) => this.#idle.push(resolve));
+    return new Promise((resolve) => (this.#idle ??= []).push(resolve));
   }
 
   /** Resolves when the run is not closed any more: it takes writes again, or has ended. */
   whenChanged(): Promise<void> {
     if (this.state !== 'closed') return Promise.resolve();
-    return new Promise((resolve) => this.#changed.push(resolve));
+    return new Promise((resolve) => (this.#changed ??= []).push(resolve));
   }
 
   /** After a failed attempt to fill or map it: it goes on as before. */
@@ -190,7 +191,8 @@ export class Run {
 
   #wake(): void {
     const changed = this.#changed;
-    this.#changed = [];
+    if (changed === undefined) return;
+    this.#changed = undefined;
     for (const resolve of changed) resolve();
   }
 
