@@ -32,8 +32,13 @@ export class RangeSet {
       this.#to[last] = to;
       return;
     }
+    if (last < 0 || from > this.#to[last]!) {
+      this.#from.push(from);
+      this.#to.push(to);
+      return;
+    }
     let i = 0;
-    while (i < this.#to.length && this.#to[i]! < from) i++;
+    while (this.#to[i]! < from) i++;
     let k = i;
     let start = from;
     let end = to;

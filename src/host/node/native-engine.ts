@@ -104,6 +104,7 @@ interface Waiting {
   readonly keep: unknown;
   readonly arg1: number;
   readonly arg2: number;
+  readonly engine: number;
   readonly settle: Settle;
 }
 
@@ -228,14 +229,22 @@ export class NativeEngine {
 
   /**
    * Starts a read or a write of all of `iov` (not empty, at most 1024 pieces). `settle`
-   * gets the bytes moved, maybe fewer than asked for, or a negative errno.
+   * gets the bytes moved, maybe fewer than asked for, or a negative errno. `engine`: another than
+   * the file's.
    */
   // hot: bench/engine
-  transfer(target: Target, op: number, offset: number, iov: Iov, settle: Settle): void {
+  transfer(
+    target: Target,
+    op: number,
+    offset: number,
+    iov: Iov,
+    settle: Settle,
+    engine = target.code,
+  ): void {
     target.inFlight++;
     if (this.#freeCount === 0) {
       const { bytes } = iov;
-      this.#waiting.push({ target, op, offset, bytes, keep: iov, arg1: 0, arg2: 0, settle });
+      this.#waiting.push({ target, op, offset, bytes, keep: iov, arg1: 0, arg2: 0, engine, settle });
       return;
     }
     const slot = this.#free[--this.#freeCount]!;
@@ -246,7 +255,7 @@ export class NativeEngine {
     this.#i32[word + COUNT] = count;
     this.#f64[slot * 8 + ADDR] =
       count === 1 ? this.addressOf(bufs[0]!) : this.#fillPieces(slot, iov);
-    this.#queue(slot, target, op, offset, iov.bytes, settle);
+    this.#queue(slot, target, op, offset, iov.bytes, settle, engine);
   }
 
   /** Starts any other operation; `keep` is held until it ends. */
@@ -262,7 +271,8 @@ export class NativeEngine {
   ): void {
     target.inFlight++;
     if (this.#freeCount === 0) {
-      this.#waiting.push({ target, op, offset, bytes, keep, arg1, arg2, settle });
+      const engine = target.code;
+      this.#waiting.push({ target, op, offset, bytes, keep, arg1, arg2, engine, settle });
       return;
     }
     const slot = this.#free[--this.#freeCount]!;
@@ -272,7 +282,7 @@ export class NativeEngine {
     this.#f64[double + ADDR] = keep instanceof Uint8Array ? this.addressOf(keep) : 0;
     this.#f64[double + ARG1] = arg1;
     this.#f64[double + ARG2] = arg2;
-    this.#queue(slot, target, op, offset, bytes, settle);
+    this.#queue(slot, target, op, offset, bytes, settle, target.code);
   }
 
   /** Puts the (address, length) pairs of `iov` where the addon finds them. */
@@ -302,6 +312,7 @@ export class NativeEngine {
     offset: number,
     bytes: number,
     settle: Settle,
+    engine: number,
   ): void {
     const double = slot * 8;
     const word = slot * 16;
@@ -310,7 +321,7 @@ export class NativeEngine {
     this.#f64[double + RESULT] = 0;
     this.#i32[word + OP] = op;
     this.#i32[word + FD] = target.fd;
-    this.#i32[word + ENGINE] = target.code;
+    this.#i32[word + ENGINE] = engine;
     this.#flags[slot] = target.cached ? CACHED : 0;
     this.#settle[slot] = settle;
     this.#targets[slot] = target;
@@ -370,7 +381,7 @@ export class NativeEngine {
     for (const w of waiting) {
       w.target.inFlight--;
       if (w.op === Op.read || w.op === Op.write) {
-        this.transfer(w.target, w.op, w.offset, w.keep as Iov, w.settle);
+        this.transfer(w.target, w.op, w.offset, w.keep as Iov, w.settle, w.engine);
       } else {
         this.operate(w.target, w.op, w.offset, w.bytes, w.arg1, w.arg2, w.keep, w.settle);
       }

@@ -66,6 +66,9 @@ export class NativeFile implements HostFile, Target {
   #onIdle: (() => void) | undefined;
   #closed = false;
   #seekSlowUntil = 0;
+  /** Blocks that were allocated here, and of which nothing behind `#unwritten` was written yet. */
+  #unwritten = 0;
+  #unwrittenEnd = 0;
   readonly #numbers = new Float64Array(5);
 
   constructor(
@@ -141,12 +144,26 @@ export class NativeFile implements HostFile, Target {
   // hot: bench/engine
   write(offset: number, iov: Iov): Promise<void> {
     if (!this.#isPlain(iov)) return this.#slow(Op.write, offset, iov).then(() => undefined);
+    const engine = offset < this.#unwrittenEnd ? this.#engineAt(offset, iov.bytes) : this.code;
     return new Promise((resolve, reject) => {
-      this.io.transfer(this, Op.write, offset, iov, (result) => {
+      const settle = (result: number): void => {
         if (result === iov.bytes) resolve();
         else this.#resume(Op.write, offset, iov, result).then(() => resolve(), reject);
-      });
+      };
+      this.io.transfer(this, Op.write, offset, iov, settle, engine);
     });
+  }
+
+  /**
+   * The engine for a write before `#unwrittenEnd`. The first write into allocated blocks changes
+   * metadata when it is done. Asynchronous engines leave that to a thread of the kernel, which
+   * takes its time, longest on a busy machine; a thread of the pool does it itself.
+   */
+  #engineAt(offset: number, bytes: number): number {
+    const end = offset + bytes;
+    if (end <= this.#unwritten || this.cached) return this.code;
+    if (offset <= this.#unwritten) this.#unwritten = end;
+    return EngineCode.threads;
   }
 
   /** Goes on after a first transfer that failed or moved fewer bytes than asked for. */
@@ -253,11 +270,14 @@ export class NativeFile implements HostFile, Target {
   }
 
   async truncate(bytes: number): Promise<void> {
+    this.#unwrittenEnd = Math.min(this.#unwrittenEnd, bytes);
     await this.#operate(Op.truncate, bytes);
   }
 
   async allocate(offset: number, bytes: number): Promise<void> {
     await this.#fallocate(0, offset, bytes);
+    if (offset !== this.#unwrittenEnd) this.#unwritten = offset;
+    this.#unwrittenEnd = offset + bytes;
   }
 
   async #fallocate(mode: number, offset: number, bytes: number): Promise<void> {
