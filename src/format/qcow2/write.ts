@@ -92,10 +92,11 @@ export class WriteEngine {
         if (run.inFlight > 0 || run.state !== 'open' || this.#tryMap(run)) return undefined;
         return this.#mapIfComplete(run);
       },
-      async (e: unknown) => {
+      (e: unknown) => {
         run.leave();
-        await this.#mapIfComplete(run);
-        throw e;
+        return this.#mapIfComplete(run).then(() => {
+          throw e;
+        });
       },
     );
   }
@@ -119,19 +120,20 @@ export class WriteEngine {
   /**
    * Whether a write is small and continues the one before: then it is worth queueing even where it
    * could go in place, because its neighbours of the same turn become one write with it. Who
-   * waits for each write before the next one has no neighbours; the last batch tells. In the page
-   * cache a write costs little but its copying, which joining does not spare.
+   * waits for each write before the next one has no neighbours; the last batch tells.
    */
   continues(offset: GuestOffset, bytes: number): boolean {
-    if (this.#isCached) return false;
     this.#sequential = offset === this.#lastEnd;
     this.#lastEnd = offset + bytes;
     return bytes <= MERGE_PIECE >> 1 && this.#hasNeighbours;
   }
 
-  /** The same for the write that `continues` was asked about, when it is a first one. */
+  /**
+   * The same for the write that `continues` was asked about, when it is a first one. In the page
+   * cache a longer write costs little but its copying, which joining does not spare.
+   */
   joins(bytes: number): boolean {
-    return bytes <= MERGE_FIRST && this.#hasNeighbours;
+    return bytes <= MERGE_FIRST && this.#hasNeighbours && !this.#isCached;
   }
 
   get #hasNeighbours(): boolean {
