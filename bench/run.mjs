@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // npm run bench: a table job | vdisk | qemu | ratio. Both tools run in turn, so that what else the
 // machine does hits both; printed are medians with the tools' start-up taken off, and the ratio
-// qemu / vdisk: above 1, vdisk is faster. `of raw`, for first writes: vdisk's time for the same on a
-// raw image / on qcow2, measured in the same rounds. `npm run bench -- --help` tells the options.
+// qemu / vdisk: above 1, vdisk is faster. `of raw`, for first writes: vdisk's time for the same on
+// a raw image / on qcow2, measured in the same rounds. `npm run bench -- --help` tells the options.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -244,7 +244,8 @@ export class NativeEngine {
     target.inFlight++;
     if (this.#freeCount === 0) {
       const { bytes } = iov;
-      this.#waiting.push({ target, op, offset, bytes, keep: iov, arg1: 0, arg2: 0, engine, settle });
+      const keep = iov;
+      this.#waiting.push({ target, op, offset, bytes, keep, arg1: 0, arg2: 0, engine, settle });
       return;
     }
     const slot = this.#free[--this.#freeCount]!;
