@@ -44,7 +44,7 @@ export class Backend implements ChildParent {
   }
 
   describeParent(): string {
-    return this.name === '' ? 'block device' : `block device '${this.name}'`;
+    return this.name === '' ? 'an unnamed block device' : `block device '${this.name}'`;
   }
 
   /** The attached node; throws ENOMEDIUM when there is none. */

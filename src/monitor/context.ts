@@ -30,6 +30,6 @@ export interface MonitorContext {
   emit(this: void, name: string, data: Readonly<Record<string, unknown>>): void;
   /** Prints a line for people on the program's standard output. */
   print(this: void, line: string): void;
-  /** The program shall end when the reply has been sent. */
-  quit(this: void): void;
+  /** The program shall end; resolves when everything but the monitor is closed. */
+  quit(this: void): Promise<void>;
 }

@@ -86,9 +86,13 @@ export class Monitor implements SessionHost {
     return result;
   }
 
-  /** No command is taken any more; resolves when the one in work is done. */
-  async stop(): Promise<void> {
+  /** No command is taken any more; {@link idle} tells when the one in work is done. */
+  stop(): void {
     for (const session of this.#sessions) session.stop();
+  }
+
+  /** Resolves when no command is carried out. */
+  async idle(): Promise<void> {
     await this.#last;
   }
 

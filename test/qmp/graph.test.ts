@@ -150,9 +150,9 @@ describe('permissions', () => {
     const args = { type: 'nbd', id: 'e', 'node-name': 'a', writable: true };
     const { error } = (await client.execute('block-export-add', args)) as { error: Message };
     expect(error['desc']).toBe(
-      "Permission conflict on node 'a': permissions 'write' are both required by block device " +
-        "(uses node 'a' as 'root' child) and unshared by block device 'mine' (uses node 'a' as " +
-        "'root' child).",
+      "Permission conflict on node 'a': permissions 'write' are both required by an unnamed " +
+        "block device (uses node 'a' as 'root' child) and unshared by block device 'mine' (uses " +
+        "node 'a' as 'root' child).",
     );
     expect(await client.ok('query-block-exports')).toEqual([]);
     await own.close();

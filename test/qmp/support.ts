@@ -152,7 +152,7 @@ export class TestMonitor {
         print: (line) => {
           this.printed.push(line);
         },
-        quit: () => {
+        quit: async () => {
           this.#quit++;
         },
       }),

@@ -220,6 +220,21 @@ describe('life of the process', () => {
     expect(await daemon.quit()).toBe(0);
   });
 
+  it('quit is answered when exports are closed', async () => {
+    const path = join(tempDir(), 'nbd');
+    const daemon = new DaemonProcess(program, [
+      ...NULL,
+      ...['--nbd-server', `addr.type=unix,addr.path=${path}`, '--export', 'nbd,id=n,node-name=n'],
+    ]);
+    await daemon.ready();
+    const told = await daemon.talk({ execute: 'quit' });
+    expect(told.map((each) => each['event'] ?? each['return'])).toEqual([
+      'BLOCK_EXPORT_DELETED',
+      {},
+    ]);
+    expect(await daemon.ended).toBe(0);
+  });
+
   it('ends without waiting for clients of NBD that do nothing', async () => {
     const path = join(tempDir(), 'nbd');
     const daemon = new DaemonProcess(program, [

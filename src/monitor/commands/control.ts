@@ -29,9 +29,8 @@ const quit = definePlainCommand({
   name: 'quit',
   doc: 'Ends the program: exports are closed and images flushed.',
   since: '0.14',
-  run: (context) => {
-    context.quit();
-  },
+  // As from QEMU's daemon, the reply comes after the events of what is closed.
+  run: (context) => context.quit(),
 });
 
 /** The schema is the same for a program's whole life. */

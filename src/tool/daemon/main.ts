@@ -78,8 +78,6 @@ async function dispatch(program: Program, asked: readonly Asked[]): Promise<numb
     if (asked.some(({ key }) => key === 'daemonize')) process.chdir('/');
     await reportReady();
     await Promise.race([daemon.ended, aborted(interrupts.signal)]);
-    // The reply to the command that ends the daemon is on its way.
-    await new Promise((resolve) => setImmediate(resolve));
   } finally {
     await daemon.close();
     interrupts.dispose();

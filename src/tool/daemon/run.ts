@@ -43,12 +43,19 @@ export class Daemon {
   /** Resolves when a client asked the daemon to end. */
   readonly ended: Promise<void>;
   #quit: () => void = () => undefined;
+  #quitting = false;
+  /** Resolves when exports and nodes are closed. */
+  readonly #cleaned: Promise<void>;
+  #tellCleaned: () => void = () => undefined;
   #pidFile: string | undefined;
 
   constructor(program: Program) {
     this.#program = program;
     this.ended = new Promise((resolve) => {
       this.#quit = resolve;
+    });
+    this.#cleaned = new Promise((resolve) => {
+      this.#tellCleaned = resolve;
     });
     const emit = (name: string, data: Readonly<Record<string, unknown>>): void => {
       this.#monitor.emit(name, data);
@@ -84,7 +91,9 @@ export class Daemon {
         this.#program.output.flush();
       },
       quit: () => {
+        this.#quitting = true;
         this.#quit();
+        return this.#cleaned;
       },
     };
   }
@@ -144,11 +153,14 @@ export class Daemon {
 
   /** No command is taken any more; exports end, images are flushed and closed. */
   async close(): Promise<void> {
-    await this.#monitor.stop();
+    this.#monitor.stop();
+    // A command that ends the daemon waits itself for what follows.
+    if (!this.#quitting) await this.#monitor.idle();
     await this.#exports.close();
     for (const node of this.#owned) await this.#flush(node);
     this.#owned.clear();
     await this.#graph.close();
+    this.#tellCleaned();
     await this.#monitor.close();
     await this.#chardevs.close();
     if (this.#pidFile === undefined) return;
