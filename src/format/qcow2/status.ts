@@ -39,7 +39,8 @@ export async function blockStatus(
  * the file's blocks.
  */
 async function hasHoles(image: Qcow2Image): Promise<boolean> {
-  image.holes ??= await detectHoles(image);
+  // Where refcounts cannot be read, the data still can.
+  image.holes ??= await detectHoles(image).catch(() => false);
   return image.holes;
 }
 

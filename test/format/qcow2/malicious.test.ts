@@ -126,6 +126,19 @@ describe('malicious tables', () => {
     await open.graph.close();
   });
 
+  it('data is mapped and read where the refcounts cannot be', async () => {
+    const image = await broken((set, { reftable }) => {
+      set(reftable, 0x1200n);
+    });
+    await harmless(image, false, async (disk) => {
+      const status = await disk.node.blockStatus(0, CLUSTER);
+      expect(status).toMatchObject({ bytes: CLUSTER, data: true, allocated: true });
+      const out = new Uint8Array(CLUSTER);
+      await disk.read(0, Iov.of(out));
+      expect(out.every((b) => b === 7)).toBe(true);
+    });
+  });
+
   it('free clusters that are in use are not given out', async () => {
     // All refcounts are 0: the allocator would begin with the header.
     const image = await broken((set, { refblock }) => {
