@@ -202,25 +202,26 @@ export class QmpSession {
 
   /** Begins with the next request, or stops reading while too many wait. */
   #next(): void {
+    // One piece of input may hold any number of requests; those that are wrong end at once.
+    while (!this.#running && (!this.#blocked || this.#finished)) {
+      const incoming = this.#queue.shift();
+      if (incoming === undefined) break;
+      if ('request' in incoming) {
+        this.#running = true;
+        void this.#serve(incoming.request);
+      } else {
+        this.#reply({ error: errorReply(incoming.error) }, incoming.id);
+      }
+    }
+    if (this.#finished) {
+      if (this.#queue.length === 0 && !this.#running) this.#ended();
+      return;
+    }
     const full = this.#queue.length >= MAX_QUEUED;
-    if (full !== this.#paused && !this.#finished) {
-      this.#paused = full;
-      if (full) this.#stream.pause();
-      else this.#stream.resume();
-    }
-    if (this.#running || (this.#blocked && !this.#finished)) return;
-    const incoming = this.#queue.shift();
-    if (incoming === undefined) {
-      if (this.#finished) this.#ended();
-      return;
-    }
-    if (!('request' in incoming)) {
-      this.#reply({ error: errorReply(incoming.error) }, incoming.id);
-      this.#next();
-      return;
-    }
-    this.#running = true;
-    void this.#serve(incoming.request);
+    if (full === this.#paused) return;
+    this.#paused = full;
+    if (full) this.#stream.pause();
+    else this.#stream.resume();
   }
 
   async #serve(request: Request): Promise<void> {

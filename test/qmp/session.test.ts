@@ -194,6 +194,19 @@ describe('hostile input', () => {
     expect(await client.execute('query-block')).toEqual({ return: [] });
   });
 
+  it('any number of them in one piece is answered one by one', async () => {
+    const client = await monitor.connect();
+    const count = 20_000;
+    for (const junk of ['] ', '{} ']) {
+      const from = client.lines.seen.length;
+      client.send(junk.repeat(count));
+      const seen = await client.lines.until((all) => all.length >= from + count);
+      expect(seen.slice(from).every((message) => 'error' in message)).toBe(true);
+      expect(seen.length).toBe(from + count);
+    }
+    expect(await client.execute('query-block-exports')).toEqual({ return: [] });
+  });
+
   it('a client that goes in the middle of a request harms nobody', async () => {
     const one = await monitor.connect();
     const two = await monitor.connect();
