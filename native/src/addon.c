@@ -280,5 +280,6 @@ NAPI_MODULE_INIT() {
   add_exports(env, exports, helper_exports, helper_export_count);
   add_exports(env, exports, socket_exports, socket_export_count);
   napi_set_named_property(env, exports, "sharedBytes", number(env, sizeof(struct shared)));
+  napi_set_named_property(env, exports, "operations", number(env, OP_COUNT));
   return exports;
 }

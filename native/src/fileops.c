@@ -137,6 +137,8 @@ static int32_t run_once(struct slot *s, struct iovec *iov) {
   case OP_ZSTD_COMPRESS:
   case OP_ZSTD_DECOMPRESS:
     return run_codec(s);
+  case OP_COUNT:
+    break;
   }
   return -ENOSYS;
 }

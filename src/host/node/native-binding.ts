@@ -22,6 +22,8 @@ export interface NativeSectorKey {
 export interface NativeBinding {
   /** sizeof(struct shared), to be sure that both sides mean the same layout. */
   readonly sharedBytes: number;
+  /** How many operations there are, for the same reason. */
+  readonly operations: number;
   /** `pollNs`: how long to look for completions before sleeping, at most; 0: never. */
   create(shared: ArrayBuffer, deliver: (count: number) => void, pollNs: number): NativeContext;
   arm(context: NativeContext): void;

@@ -159,7 +159,9 @@ export class NativeEngine {
   #tamper: Tamper | undefined;
 
   constructor(binding: NativeBinding) {
-    assert(binding.sharedBytes === SHARED_BYTES, 'the addon was built from other sources');
+    const isSame =
+      binding.sharedBytes === SHARED_BYTES && binding.operations === Object.keys(Op).length;
+    assert(isSame, 'the addon was built from other sources: npm run build:native');
     this.binding = binding;
     const shared = new ArrayBuffer(SHARED_BYTES);
     this.#header = new Int32Array(shared, 0, HEADER_BYTES / 4);
