@@ -8,8 +8,7 @@ import { copyFileSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { Random } from '../support/index.js';
-import { binPath, requires, run, runOk, seededRandom, tempDir } from '../support/index.js';
-import { isQemu10 } from '../support/requires.js';
+import { binPath, requiresQemu10, run, runOk, seededRandom, tempDir } from '../support/index.js';
 
 const KiB = 1024;
 const steps = Number(process.env['VDISK_RELAY'] ?? 6);
@@ -145,7 +144,7 @@ class Relay {
         .replaceAll(/#block\d+/g, '#block');
     const what = this.#history.join('\n');
     expect(ours.status, what).toBe(theirs.status);
-    if (isQemu10('qemu-img')) expect(text(ours), what).toBe(text(theirs));
+    expect(text(ours), what).toBe(text(theirs));
     await this.compare(what);
     if (this.#random.chance()) this.#copy(this.#theirs, this.#ours);
     else this.#copy(this.#ours, this.#theirs);
@@ -358,7 +357,7 @@ class Relay {
   }
 }
 
-requires('qemu-img', 'qemu-io')('images go from hand to hand', () => {
+requiresQemu10('qemu-img', 'qemu-io')('images go from hand to hand', () => {
   it.each(shapes)('$name', { timeout: 3_600_000 }, async (shape) => {
     const relay = new Relay(shape, seededRandom());
     await relay.start();
