@@ -2,3 +2,12 @@
 export async function settleAll(all: readonly Promise<unknown>[]): Promise<void> {
   for (const r of await Promise.allSettled(all)) if (r.status === 'rejected') throw r.reason;
 }
+
+/**
+ * A part of work whose other parts are still to begin, which may take waiting: should it fail
+ * meanwhile, that is told by {@link settleAll}, and is no rejection that nobody handles.
+ */
+export function begun<T>(part: Promise<T>): Promise<T> {
+  part.catch(() => undefined);
+  return part;
+}

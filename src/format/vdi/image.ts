@@ -6,6 +6,7 @@ import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
+import { begun } from '../../lib/settle-all.js';
 import type { BlockMap } from './block-map.js';
 import { BlockUsage } from './block-map.js';
 import type { VdiHeader } from './header.js';
@@ -154,11 +155,11 @@ export class VdiImage {
       }
       let run = this.runAt(offset + at, iov.bytes - at);
       if (run.kind === 'data') {
-        parts.push(this.#writeData(run.host, iov.slice(at, run.bytes)));
+        parts.push(begun(this.#writeData(run.host, iov.slice(at, run.bytes))));
       } else {
         const bytes = this.#untilPending(offset + at, run.bytes);
         run = { kind: 'zero', bytes };
-        parts.push(...this.#allocate(usage, offset + at, iov.slice(at, bytes)));
+        parts.push(...this.#allocate(usage, offset + at, iov.slice(at, bytes)).map(begun));
       }
       at += run.bytes;
     }
@@ -253,8 +254,8 @@ export class VdiImage {
       }
       const run = this.runAt(offset + at, bytes - at);
       const length = run.kind === 'data' ? run.bytes : this.#untilPending(offset + at, run.bytes);
-      if (run.kind === 'data') parts.push(this.file.writeZeroes(run.host, length, flags));
-      if (run.kind === 'damaged') parts.push(Promise.reject(this.#damaged(offset + at)));
+      if (run.kind === 'data') parts.push(begun(this.file.writeZeroes(run.host, length, flags)));
+      if (run.kind === 'damaged') parts.push(begun(Promise.reject(this.#damaged(offset + at))));
       at += length;
     }
     await settled(parts);

@@ -5,7 +5,7 @@ import { BlockError } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
-import { settleAll } from '../../lib/settle-all.js';
+import { begun, settleAll } from '../../lib/settle-all.js';
 import { DynamicInstance } from './dynamic.js';
 import { guidText } from './guid.js';
 import { BlockState } from './layout.js';
@@ -65,8 +65,8 @@ export class DifferencingInstance implements DriverInstance {
       const run = await this.#run(offset + at, iov.bytes - at);
       const part = iov.slice(at, run.bytes);
       if (run.kind === 'zero') part.fill(0);
-      else if (run.kind === 'here') parts.push(this.#file.read(run.host, part));
-      else parts.push(this.#readParent(offset + at, part));
+      else if (run.kind === 'here') parts.push(begun(this.#file.read(run.host, part)));
+      else parts.push(begun(this.#readParent(offset + at, part)));
       at += run.bytes;
     }
     await settleAll(parts);

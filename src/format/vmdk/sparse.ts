@@ -6,6 +6,7 @@ import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
+import { begun } from '../../lib/settle-all.js';
 import { packGrain, unpackGrain } from './compressed.js';
 import type { Extent } from './extent.js';
 import { readBelow, settled } from './extent.js';
@@ -118,7 +119,7 @@ export class SparseExtent implements Extent {
       const left = iov.bytes - at;
       const from = offset + at;
       const run = this.#tryRun(from, left) ?? (await this.#runOrWait(from, left, parts));
-      parts.push(this.#readRun(run, offset + at, iov.slice(at, run.bytes)));
+      parts.push(begun(this.#readRun(run, offset + at, iov.slice(at, run.bytes))));
       at += run.bytes;
     }
     await settled(parts);
@@ -199,8 +200,8 @@ export class SparseExtent implements Extent {
           continue;
         }
         const piece = iov.slice(at, run.bytes);
-        if (run.host >= 0) parts.push(this.#writeData(run.host, piece));
-        else parts.push(this.#allocate(run.host, offset + at, piece));
+        if (run.host >= 0) parts.push(begun(this.#writeData(run.host, piece)));
+        else parts.push(begun(this.#allocate(run.host, offset + at, piece)));
         at += run.bytes;
       }
     } catch (e) {
@@ -330,7 +331,7 @@ export class SparseExtent implements Extent {
       iov.slice(at, bytes).copyTo(grain);
       packing.push(packGrain(compression, (offset + at) / SECTOR, grain));
     }
-    const packed = Promise.all(packing);
+    const packed = begun(Promise.all(packing));
     const before = this.#appending;
     const placed = (async () => {
       await before;
@@ -388,7 +389,7 @@ export class SparseExtent implements Extent {
           await this.#settle(offset + at);
           continue;
         }
-        if (run.host >= 0) parts.push(this.#zeroData(run, flags));
+        if (run.host >= 0) parts.push(begun(this.#zeroData(run, flags)));
         else this.#zeroUnmapped(run, offset + at);
         at += run.bytes;
       }
