@@ -5,7 +5,7 @@ import { BlockError } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
-import { settleAll } from '../../lib/settle-all.js';
+import { begun, settleAll } from '../../lib/settle-all.js';
 import { DynamicInstance } from './dynamic.js';
 import { FixedInstance } from './fixed.js';
 import type { Footer } from './layout.js';
@@ -55,11 +55,8 @@ export class DifferencingInstance implements DriverInstance {
     for (let at = 0; at < iov.bytes;) {
       const run = await this.#run(offset + at, iov.bytes - at);
       const part = iov.slice(at, run.bytes);
-      parts.push(
-        run.host === undefined
-          ? this.#readParent(offset + at, part)
-          : this.#file.read(run.host, part),
-      );
+      if (run.host === undefined) parts.push(begun(this.#readParent(offset + at, part)));
+      else parts.push(begun(this.#file.read(run.host, part)));
       at += run.bytes;
     }
     await settleAll(parts);
