@@ -14,6 +14,30 @@ import type { BlockNode } from './node.js';
 import type { BlockStatus } from './types.js';
 import { MAX_LENGTH, Perm, Req } from './types.js';
 
+/** What stands in front of a backend: a device that a guest sees. */
+export interface BackendUser {
+  /** Id of the device, or its path, as queries tell it. */
+  readonly qdev: string;
+  /** Its medium can be taken out. */
+  readonly isRemovable: boolean;
+  /** It has a tray, which is open or not; false where it has none. */
+  readonly hasTray: boolean;
+  readonly isTrayOpen: boolean;
+  /** The guest does not let the medium go. */
+  readonly isLocked: boolean;
+  /** What became of its requests, when errors stop it. */
+  readonly ioStatus?: 'ok' | 'failed' | 'nospace';
+  /** Somebody pressed the button: the guest is asked to let go; `force`: it is not asked. */
+  requestEject(force: boolean): void;
+  /** A medium was put in (true) or taken out. */
+  mediumChanged(isInserted: boolean): void;
+  /** Opens or closes the tray. */
+  moveTray(open: boolean): void;
+}
+
+/** What a device does when a request fails. */
+export type ErrorAction = 'report' | 'ignore' | 'stop' | 'enospc';
+
 export interface BackendInit extends PermPair {
   readonly graph: BlockGraph;
   /** For messages and the monitor; '' for anonymous ones. */
@@ -30,6 +54,12 @@ export class Backend implements ChildParent {
   onResize: (() => void) | undefined;
   /** Lets requests past the end reach the node (qemu-io on growable images). */
   allowBeyondEof = false;
+  /** The device that this backend serves, if one does. */
+  user: BackendUser | undefined;
+  /** What the device does when a read fails. */
+  onReadError: ErrorAction = 'report';
+  /** What it does when anything else fails. */
+  onWriteError: ErrorAction = 'enospc';
   #root: Child | undefined;
   #perms: PermPair;
   #inFlight = 0;

@@ -61,6 +61,11 @@ export class BlockGraph {
   readonly host: Host;
   readonly drivers: readonly Driver[];
   readonly nodes = new Map<string, BlockNode>();
+  /**
+   * Block devices by name: backends that commands may name (`-drive id=…`), the oldest first.
+   * Whoever makes and removes drives keeps it up to date. Their names are no names of nodes.
+   */
+  readonly backends = new Map<string, Backend>();
   /** Throttle groups by name; whoever creates and removes objects keeps it up to date. */
   readonly throttleGroups: Map<string, ThrottleGroup>;
   readonly #onWarning: (message: string) => void;

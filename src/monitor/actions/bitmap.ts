@@ -13,6 +13,7 @@ import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
 import type { Infer } from '../../options/schema.js';
 import { QmpError } from '../qmp-error.js';
+import { lookupNode } from '../commands/blockdev.js';
 import type {
   blockDirtyBitmap,
   blockDirtyBitmapAdd,
@@ -24,9 +25,7 @@ type Named = Infer<typeof blockDirtyBitmap>;
 
 /** The node that a command on bitmaps names. Throws QmpError. */
 export function bitmapNode(graph: BlockGraph, name: string): BlockNode {
-  const node = graph.tryNode(name);
-  if (node !== undefined) return node;
-  throw new QmpError(`Cannot find device='${name}' nor node-name='${name}'`);
+  return lookupNode(graph, name, name);
 }
 
 export function addBitmapAction(args: Infer<typeof blockDirtyBitmapAdd>): Action {

@@ -22,10 +22,7 @@ type SyncArgs = Infer<typeof blockdevSnapshotSync>;
 
 /** The node that a command names that works on whole disks. Throws QmpError. */
 export function rootNode({ graph }: MonitorContext, name: string): BlockNode {
-  const node = graph.tryNode(name);
-  if (node === undefined) {
-    throw new QmpError(`Cannot find device='${name}' nor node-name='${name}'`);
-  }
+  const node = lookupNode(graph, name, name);
   // A node that others stand on belongs to them.
   const isRoot = [...node.parents].every((edge) => edge.parent.asNode === undefined);
   if (!isRoot) throw new QmpError('Need a root block node');

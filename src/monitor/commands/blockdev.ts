@@ -39,6 +39,11 @@ export function lookupNode(
   device: string | undefined,
   name: string | undefined,
 ): BlockNode {
+  const backend = device === undefined ? undefined : graph.backends.get(device);
+  if (backend !== undefined) {
+    if (backend.isInserted) return backend.node;
+    throw new QmpError(`Device '${device ?? ''}' has no medium`);
+  }
   const node = name === undefined ? undefined : graph.tryNode(name);
   if (node !== undefined) return node;
   throw new QmpError(`Cannot find device='${device ?? ''}' nor node-name='${name ?? ''}'`);

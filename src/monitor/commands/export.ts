@@ -2,8 +2,8 @@
 import { fromLegacy } from '../../block/socket-address.js';
 import { t } from '../../options/schema.js';
 import { defineCommand, definePlainCommand } from '../command.js';
-import { QmpError } from '../qmp-error.js';
 import * as types from '../types/export.js';
+import { lookupNode } from './blockdev.js';
 
 const nbdServerStart = defineCommand({
   name: 'nbd-server-start',
@@ -28,15 +28,12 @@ const nbdServerAdd = defineCommand({
   features: ['deprecated'],
   run: async ({ exports, graph }, args) => {
     const { device, bitmap, name, description, writable } = args;
-    const node = graph.tryNode(device);
-    if (node === undefined) {
-      throw new QmpError(`Cannot find device='${device}' nor node-name='${device}'`);
-    }
+    const node = lookupNode(graph, device, device);
     await exports.add({
       type: 'nbd',
       id: name ?? device,
-      'node-name': device,
-      ...(name === undefined ? {} : { name }),
+      'node-name': node.name,
+      name: name ?? device,
       ...(description === undefined ? {} : { description }),
       // Older clients ask for it whether they may or not.
       writable: writable === true && !node.readOnly,
