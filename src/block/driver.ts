@@ -225,6 +225,8 @@ export interface DriverInstance {
    * as zeroes, and blocks of so many bytes that hold nothing else are left out.
    */
   tryWriteFrom?(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined;
+  /** Whether {@link tryWriteFrom} is worth a try: false where it would always tell undefined. */
+  readonly takesFileRuns?: boolean;
   /**
    * Transfers go through this host's page cache, so that small ones cost little more than their
    * bytes; false: a file of this host that is not cached (O_DIRECT).

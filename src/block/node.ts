@@ -15,6 +15,7 @@
  */
 import type { FileRun } from '../host/file.js';
 import type { Iov } from '../lib/iov.js';
+import { settleAll } from '../lib/settle-all.js';
 import type { Child } from './child.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { Driver, DriverInstance, NodeOptions, OpenFlags, TruncateOptions } from './driver.js';
@@ -175,6 +176,14 @@ export class BlockNode {
     return alignedWrite(this, offset, iov, flags);
   }
 
+  /** Whether {@link tryWriteFrom} is worth a try, as things are now. */
+  get takesFileRuns(): boolean {
+    const { instance, limits } = this;
+    if (instance.takesFileRuns !== true || instance.breakpoints !== undefined) return false;
+    if (this.readOnly || this.detectZeroes !== 'off' || this.#tracking) return false;
+    return limits.requestAlignment === 1;
+  }
+
   /**
    * As {@link write}, of what stands in a file of the host (see
    * {@link DriverInstance.tryWriteFrom}).
@@ -182,11 +191,9 @@ export class BlockNode {
    */
   tryWriteFrom(offset: number, run: FileRun, zeroBlock = 0): Promise<void> | undefined {
     const { instance, limits } = this;
-    if (instance.tryWriteFrom === undefined || instance.breakpoints !== undefined) return undefined;
-    if (this.readOnly || this.detectZeroes !== 'off' || this.#tracking) return undefined;
-    if (limits.requestAlignment !== 1) return undefined;
+    if (!this.takesFileRuns) return undefined;
     if (limits.maxTransfer !== 0 && run.bytes > limits.maxTransfer) return undefined;
-    const request = instance.tryWriteFrom(offset, run, zeroBlock);
+    const request = instance.tryWriteFrom?.(offset, run, zeroBlock);
     return request && this.#untrackedUntil(request, offset, run.bytes);
   }
 
@@ -432,10 +439,4 @@ function ignore(): void {
 function minNonZero(a: number, b: number): number {
   if (a === 0) return b;
   return b === 0 ? a : Math.min(a, b);
-}
-
-/** Waits for all, then throws the first error, so that nothing is left in flight. */
-async function settleAll(all: readonly Promise<void>[]): Promise<void> {
-  const results = await Promise.allSettled(all);
-  for (const r of results) if (r.status === 'rejected') throw r.reason;
 }

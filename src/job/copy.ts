@@ -66,8 +66,6 @@ const COMPRESS_PIECES = 6;
 const CHECKPOINT_BYTES = 16 * 1024 * 1024;
 const CHECKPOINT_MS = 250;
 const CHECKPOINT_LATEST_MS = 5000;
-/** So many parts that could not go from file to file end the attempts. */
-const MOST_REFUSED = 64;
 /** Longest single zero write or offloaded copy; progress is told between two. */
 const LONG_PIECE = 256 * 1024 * 1024;
 
@@ -105,12 +103,11 @@ export class Copy {
   #failed = false;
   #offload: boolean;
   /** Pieces may go from file to file (C4). */
-  #passesOn: boolean;
-  /** Whoever writes them leaves zeroes out, so that nobody has to look for them before. */
+  readonly #passesOn: boolean;
+  /** Whoever writes them leaves zeroes out: nobody has to look for them before. */
   readonly #leavesOutZeroes: boolean;
   /** Unit in which zeroes are looked for on that way, in bytes. */
   readonly #passUnit: number;
-  #refused = 0;
   readonly #keepsHoles: boolean;
   #allowedAt = 0;
   /** When the last checkpoint was, and what has begun since. */
@@ -124,7 +121,8 @@ export class Copy {
     this.#checkpointAt = options.host.clock.now();
     this.#plan = new CopyPlan({ ...options, unit: options.compressCluster });
     this.#offload = options.offload;
-    this.#passesOn = options.compressCluster === undefined && options.salvage !== true;
+    const isPlain = options.compressCluster === undefined && options.salvage !== true;
+    this.#passesOn = isPlain && options.target.node.takesFileRuns;
     const { minSparse, alignment, target, targetIsZero } = options;
     const { writeZeroesAlignment, requestAlignment } = target.node.limits;
     // Less than that would be allocated all the same.
@@ -148,11 +146,8 @@ export class Copy {
    * waits for the end of each.
    */
   #mayPass(): boolean {
-    const { target, sources, rate, checkpoint } = this.#options;
-    if (checkpoint !== undefined) return false;
-    const { instance, flags } = target.node;
-    if (!this.#passesOn || rate > 0 || flags.cache.direct) return false;
-    if (instance.tryWriteFrom === undefined) return false;
+    const { sources, rate, checkpoint } = this.#options;
+    if (!this.#passesOn || rate > 0 || checkpoint !== undefined) return false;
     return sources.every((s) => s.tryFileRun(0, SECTOR)?.file.tryFindZeroes !== undefined);
   }
 
@@ -298,7 +293,8 @@ export class Copy {
     const run = source.backend.tryFileRun(piece.start - source.start, piece.bytes);
     const { file } = run ?? {};
     if (run === undefined || file?.tryFindZeroes === undefined) return undefined;
-    if (this.#leavesOutZeroes) {
+    const { minSparse } = this.#options;
+    if (this.#leavesOutZeroes || minSparse === 0) {
       return file.isCached?.(run.offset, run.bytes) === true ? { run, marked: false } : undefined;
     }
     const block = this.#passUnit;
@@ -306,9 +302,7 @@ export class Copy {
     const map = (slot.map ??= mapFor(this.#pieceBytes, this.#options.alignment));
     if (!(await file.tryFindZeroes(run.offset, run.bytes, block, skew, map.zero))) return undefined;
     countMarked(map, Math.ceil((run.bytes + skew) / block));
-    const { minSparse } = this.#options;
-    if (minSparse === 0) map.zero.fill(0, 0, map.blocks);
-    else dropShortZeroRuns(map, Math.ceil(minSparse / block));
+    dropShortZeroRuns(map, Math.ceil(minSparse / block));
     return { run, marked: true };
   }
 
@@ -323,6 +317,7 @@ export class Copy {
     pass: () => void,
   ): Promise<boolean> {
     const { target, alignment } = this.#options;
+    const zeroBlock = this.#leavesOutZeroes ? alignment : 0;
     const seen = { refused: false };
     const write = (at: number, end: number, zeroBlock: number): Promise<void> => {
       const part = { file: run.file, offset: run.offset + at, bytes: end - at };
@@ -332,10 +327,8 @@ export class Copy {
     };
     const stored = marked
       ? storeMarked(this.#options, piece, this.#passUnit, slot.map!, (at, end) => write(at, end, 0))
-      : write(0, piece.bytes, alignment);
-    // Some cannot be now; if the first ones cannot, none will be.
+      : write(0, piece.bytes, zeroBlock);
     if (!seen.refused) pass();
-    else if (++this.#refused === MOST_REFUSED) this.#passesOn = false;
     try {
       await stored;
     } catch {

@@ -3,6 +3,7 @@ import type { Backend } from '../block/backend.js';
 import { Req } from '../block/types.js';
 import type { Host } from '../host/host.js';
 import { Iov } from '../lib/iov.js';
+import { settleAll } from '../lib/settle-all.js';
 import type { ZeroMap } from './zero-runs.js';
 import { dropShortZeroRuns, makeZeroMap, runEnd, scanZeroes } from './zero-runs.js';
 
@@ -79,13 +80,5 @@ export function storeMarked(
     }
     from = to;
   }
-  return settled(writes);
-}
-
-/** Waits for all, then throws the first error, so that no buffer is in use any more. */
-export async function settled(writes: readonly Promise<void>[]): Promise<void> {
-  if (writes.length === 1) return writes[0];
-  for (const result of await Promise.allSettled(writes)) {
-    if (result.status === 'rejected') throw result.reason;
-  }
+  return settleAll(writes);
 }

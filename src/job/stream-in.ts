@@ -6,9 +6,10 @@
  * its new length between two batches, when no write is in flight.
  */
 import { BlockError, errorCode, errorText } from '../block/errors.js';
+import { settleAll } from '../lib/settle-all.js';
 import type { ProgressMeter } from './operation.js';
 import type { StoreOptions } from './store-runs.js';
-import { mapFor, settled, storeRuns } from './store-runs.js';
+import { mapFor, storeRuns } from './store-runs.js';
 import type { ZeroMap } from './zero-runs.js';
 
 /** Length of a piece, in bytes; pieces of a batch are written at once. */
@@ -90,7 +91,7 @@ async function storeBatch(
     const part = batch.buffer.subarray(at, Math.min(at + piece, bytes));
     work.push(storePiece(options, start + at, part, map));
   }
-  await settled(work);
+  await settleAll(work);
 }
 
 async function storePiece(

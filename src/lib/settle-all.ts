@@ -1,5 +1,9 @@
 /** Waits for all, then throws the first error, so that nothing is left in flight. */
 export async function settleAll(all: readonly Promise<unknown>[]): Promise<void> {
+  if (all.length === 1) {
+    await all[0];
+    return;
+  }
   for (const r of await Promise.allSettled(all)) if (r.status === 'rejected') throw r.reason;
 }
 

@@ -97,6 +97,10 @@ export class FakeFiles implements HostFiles {
   readonly locks = new Map<FakeDisk, HeldLock[]>();
   /** Called before each operation runs; for tests that look at the order of things. */
   onOp: ((op: FakeOp, path: string, offset: number, bytes: number) => void) | undefined;
+  /** An operation waits for the promise before it runs, and fails as it does. */
+  hold:
+    | ((op: FakeOp, path: string, offset: number, bytes: number) => Promise<void> | undefined)
+    | undefined;
   readonly dirname = paths.dirname;
   readonly join = paths.join;
   readonly isAbsolute = paths.isAbsolute;
@@ -312,6 +316,10 @@ class FakeFile implements HostFile {
     }
     if (changing.has(op) && op !== 'flush' && !this.writable) {
       return Promise.reject(new HostError('EBADF'));
+    }
+    const held = this.files.hold?.(op, this.path, offset, bytes);
+    if (held !== undefined) {
+      return held.then(() => fn(this.files.step(op, this.path, offset, bytes)));
     }
     if (this.files.init.reorder !== true) {
       return this.files.schedule(() => fn(this.files.step(op, this.path, offset, bytes)));

@@ -39,7 +39,7 @@ export type Data = Iov | FileRun;
 
 /** Whether data can be written that stands in a file of the host. */
 export function takesFileRuns(image: Qcow2Image): boolean {
-  return image.crypto === undefined && image.dataFile.node.instance.tryWriteFrom !== undefined;
+  return image.crypto === undefined && image.dataFile.node.takesFileRuns;
 }
 
 /** Writes plain data at `host`. The caller checked for overlaps with metadata. */

@@ -1,5 +1,6 @@
 /** Ending a run: filling what nobody wrote (copy-on-write), and mapping its clusters. */
 import { Iov } from '../../lib/iov.js';
+import { settleAll } from '../../lib/settle-all.js';
 import { zeroIov } from '../../block/request.js';
 import type { FreeReason } from './allocate.js';
 import { writeData } from './data-io.js';
@@ -24,7 +25,6 @@ import { readMapped } from './read.js';
 import type { Run } from './run.js';
 import { Source } from './run.js';
 import type { HostOffset } from './units.js';
-import { all } from './writeback.js';
 
 /** What belongs into [from, to) of a run where the guest wrote nothing. */
 export async function sourceBytes(
@@ -43,7 +43,7 @@ export async function sourceBytes(
 
 /** Fills the gaps of a closed, idle run. Throws the first error after filling the rest. */
 export async function fillGaps(image: Qcow2Image, run: Run): Promise<void> {
-  await all(
+  await settleAll(
     run.gaps().map(async ([from, to]) => {
       const data = await sourceBytes(image, run, from, to);
       const event = image.file.debugEvent('cow_write');

@@ -116,6 +116,10 @@ export class Qcow2Instance implements DriverInstance {
     return writes.tryWrite(offset, iov) ?? writes.write(offset, iov);
   }
 
+  get takesFileRuns(): boolean {
+    return takesFileRuns(this.image);
+  }
+
   /** What is zero, the caller has to leave out: here it would be allocated. */
   tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
     const { image } = this;

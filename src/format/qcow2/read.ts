@@ -1,5 +1,6 @@
 /** Reads that the fast path in instance.ts cannot serve: several runs, backing, compression. */
 import type { Iov } from '../../lib/iov.js';
+import { begun, settleAll } from '../../lib/settle-all.js';
 import { readCompressed } from './compressed-read.js';
 import { readData } from './data-io.js';
 import { Kind } from './entry.js';
@@ -8,7 +9,6 @@ import type { Extent } from './mapping.js';
 import type { Run } from './run.js';
 import type { GuestOffset } from './units.js';
 import { roundUp } from './units.js';
-import { all } from './writeback.js';
 
 /** Reads what the guest sees at `guest`: runs first, then the mapping. */
 export async function readGuest(image: Qcow2Image, guest: GuestOffset, iov: Iov): Promise<void> {
@@ -40,7 +40,7 @@ async function readParts(image: Qcow2Image, guest: GuestOffset, iov: Iov): Promi
     readFromRun(image, run, at, iov.slice(at - guest, runEnd - at), parts);
     at = runEnd;
   }
-  await all(parts);
+  await settleAll(parts);
 }
 
 /** What was written lies in the run's place; the rest is still where it was. */
@@ -68,14 +68,14 @@ export async function readMapped(image: Qcow2Image, guest: GuestOffset, iov: Iov
     await readExtent(image, first, guest, iov);
     return;
   }
-  const parts = [readExtent(image, first, guest, iov.slice(0, first.bytes))];
+  const parts = [begun(readExtent(image, first, guest, iov.slice(0, first.bytes)))];
   let at = guest + first.bytes;
   while (at < end) {
     const found = mapping.tryLookup(at, end - at) ?? (await lookupOrWait(image, at, end, parts));
-    parts.push(readExtent(image, found, at, iov.slice(at - guest, found.bytes)));
+    parts.push(begun(readExtent(image, found, at, iov.slice(at - guest, found.bytes))));
     at += found.bytes;
   }
-  await all(parts);
+  await settleAll(parts);
 }
 
 /** A lookup that fails only after the parts under way have ended: they fill the caller's memory. */

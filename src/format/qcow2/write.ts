@@ -6,6 +6,7 @@
  * where), then issued as few child writes, neighbours merged. Allocation for contiguous requests
  * is one run of clusters. See run.ts for what happens to the parts that nobody writes.
  */
+import { settleAll } from '../../lib/settle-all.js';
 import type { Data } from './data-io.js';
 import { writeData } from './data-io.js';
 import { Kind } from './entry.js';
@@ -18,7 +19,6 @@ import { RunMap, Source } from './run.js';
 import type { GuestOffset, HostOffset } from './units.js';
 import type { Piece, Request } from './write-groups.js';
 import { groups, joined, MERGE_FIRST, MERGE_PIECE, partOf } from './write-groups.js';
-import { all } from './writeback.js';
 
 /** Runs that wait for their gaps to be written by the guest; more are filled, oldest first. */
 const MAX_DELAYED_RUNS = 64;
@@ -421,7 +421,7 @@ export class WriteEngine {
     let error: unknown;
     try {
       const gaps = await this.#gapPieces(run, run.gaps(planned));
-      await all(
+      await settleAll(
         groups([...pieces, ...gaps], Infinity).map(async (group) => {
           await writeData(this.#image, group[0]!.guest, group[0]!.host, joined(group));
           for (const p of group) run.covered.add(p.guest, p.guest + p.data.bytes);
@@ -504,7 +504,7 @@ export class WriteEngine {
 
   /** Maps all that was written before the call. Throws the first error. */
   async settleAll(): Promise<void> {
-    await all(this.runs.all().map((run) => this.#settleRun(run)));
+    await settleAll(this.runs.all().map((run) => this.#settleRun(run)));
   }
 
   async #settleRun(run: Run): Promise<void> {

@@ -14,6 +14,7 @@
  */
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
+import { settleAll } from '../../lib/settle-all.js';
 import type { Release } from './allocate.js';
 import type { FrozenTable, MetaCache } from './cache.js';
 import type { Qcow2Image } from './image.js';
@@ -221,7 +222,7 @@ export class Writeback {
       const event = file.debugEvent('l1_update');
       if (event !== undefined) await event;
     }
-    await all([
+    await settleAll([
       this.#tables(
         l2,
         frozen.l2,
@@ -236,7 +237,9 @@ export class Writeback {
     for (const { at, bytes } of pieces) {
       await overlap.check(Overlap.activeL1, offset + at, bytes.byteLength);
     }
-    await all(pieces.map(({ at, bytes }) => this.#image.writeMeta(offset + at, Iov.of(bytes))));
+    await settleAll(
+      pieces.map(({ at, bytes }) => this.#image.writeMeta(offset + at, Iov.of(bytes))),
+    );
   }
 
   /** Writes the changed part of each table, widened to blocks that a disk writes at once. */
@@ -251,7 +254,7 @@ export class Writeback {
       const end = Math.min(cache.tableBytes, Math.ceil(to / unit) * unit);
       writes.push(image.writeMeta(table.offset + start, Iov.of(bytes.subarray(start, end))));
     }
-    await all(writes);
+    await settleAll(writes);
   }
 
   /** Step C, beside whatever else goes on. */
@@ -274,12 +277,5 @@ export class Writeback {
       .catch(() => {
         // The clusters leak, or wait for the next run; no request depends on them.
       });
-  }
-}
-
-/** Waits for all, then throws the first error: nothing stays in flight after a failure. */
-export async function all(promises: readonly Promise<unknown>[]): Promise<void> {
-  for (const result of await Promise.allSettled(promises)) {
-    if (result.status === 'rejected') throw result.reason;
   }
 }

@@ -131,6 +131,10 @@ class RawInstance implements DriverInstance {
     return this.#file.write(start + offset, iov, flags);
   }
 
+  get takesFileRuns(): boolean {
+    return this.#file.node.takesFileRuns;
+  }
+
   tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
     const { size, offset: start } = this.#window;
     if (offset < SECTOR && this.#guarded) return undefined;

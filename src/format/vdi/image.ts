@@ -6,7 +6,7 @@ import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
-import { begun } from '../../lib/settle-all.js';
+import { begun, settleAll } from '../../lib/settle-all.js';
 import type { BlockMap } from './block-map.js';
 import { BlockUsage } from './block-map.js';
 import type { VdiHeader } from './header.js';
@@ -99,7 +99,7 @@ export class VdiImage {
       parts.push(this.#readRun(run, offset + at, iov.slice(at, run.bytes)));
       at += run.bytes;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   #readRun(run: Run, offset: number, iov: Iov): Promise<void> {
@@ -163,7 +163,7 @@ export class VdiImage {
       }
       at += run.bytes;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   /** How much of a run lies before the first block that gets its place just now. */
@@ -227,7 +227,7 @@ export class VdiImage {
       const parts = [this.#writeData(start + inside, iov)];
       if (inside > 0) parts.push(this.file.writeZeroes(start, inside));
       if (tail < end) parts.push(this.file.writeZeroes(tail, end - tail));
-      await settled(parts);
+      await settleAll(parts);
       for (let i = 0; i < count; i++) this.map.set(index + i, block + i);
     };
     const work = run().catch((e: unknown) => {
@@ -258,7 +258,7 @@ export class VdiImage {
       if (run.kind === 'damaged') parts.push(begun(Promise.reject(this.#damaged(offset + at))));
       at += length;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   /** The file is told; blocks keep their place. */
@@ -269,7 +269,7 @@ export class VdiImage {
       if (run.kind === 'data') parts.push(this.file.discard(run.host, run.bytes));
       at += run.bytes;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   status(offset: number, bytes: number): DriverStatus {
@@ -301,7 +301,7 @@ export class VdiImage {
         await this.#storeHeader(usage);
         await this.file.flush();
         const { offset_bmap: start } = this.header.fields;
-        await settled(
+        await settleAll(
           runs.map(({ offset, bytes }) => this.file.write(start + offset, Iov.of(bytes))),
         );
       } catch (e) {
@@ -333,13 +333,5 @@ export class VdiImage {
   async close(): Promise<void> {
     await this.store();
     await this.#growth.trim();
-  }
-}
-
-/** Waits for all, then throws the first error. */
-async function settled(parts: readonly Promise<void>[]): Promise<void> {
-  if (parts.length === 1) return parts[0];
-  for (const each of await Promise.allSettled(parts)) {
-    if (each.status === 'rejected') throw each.reason;
   }
 }

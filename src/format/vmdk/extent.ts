@@ -150,11 +150,3 @@ export async function readBelow(node: BlockNode, offset: number, iov: Iov): Prom
   if (event !== undefined) await event;
   await node.backing?.read(offset, iov);
 }
-
-/** Waits for all, then throws the first error. */
-export async function settled(parts: readonly Promise<void>[]): Promise<void> {
-  if (parts.length === 1) return parts[0];
-  for (const each of await Promise.allSettled(parts)) {
-    if (each.status === 'rejected') throw each.reason;
-  }
-}

@@ -14,8 +14,8 @@ import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
 import type { FileRun } from '../../host/file.js';
 import { Iov } from '../../lib/iov.js';
+import { settleAll } from '../../lib/settle-all.js';
 import type { Extent } from './extent.js';
-import { settled } from './extent.js';
 import { setIdentity } from './parent.js';
 import { SparseExtent } from './sparse.js';
 
@@ -96,7 +96,7 @@ export class VmdkInstance implements DriverInstance {
       parts.push(part(extent, inside, at, n));
       at += n;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   // hot: bench/formats

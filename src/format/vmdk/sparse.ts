@@ -6,10 +6,10 @@ import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
-import { begun } from '../../lib/settle-all.js';
+import { begun, settleAll } from '../../lib/settle-all.js';
 import { packGrain, unpackGrain } from './compressed.js';
 import type { Extent } from './extent.js';
-import { readBelow, settled } from './extent.js';
+import { readBelow } from './extent.js';
 import type { SparseGeometry } from './header.js';
 import { Limit, SECTOR } from './layout.js';
 import type { GrainTable, GrainTables } from './tables.js';
@@ -122,7 +122,7 @@ export class SparseExtent implements Extent {
       parts.push(begun(this.#readRun(run, offset + at, iov.slice(at, run.bytes))));
       at += run.bytes;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   /** Fails only after the parts under way have ended, for they use the caller's memory. */
@@ -208,7 +208,7 @@ export class SparseExtent implements Extent {
       await Promise.allSettled(parts);
       throw e;
     }
-    await settled(parts);
+    await settleAll(parts);
     if (this.tables.dirtyCount > Limit.maxDirtyTables) await this.store();
   }
 
@@ -309,7 +309,7 @@ export class SparseExtent implements Extent {
       if (inside > 0) parts.push(readBelow(this.#node, start, Iov.of(head)));
       const at = start + inside + iov.bytes;
       if (after > 0) parts.push(readBelow(this.#node, at, Iov.of(tail)));
-      await settled(parts);
+      await settleAll(parts);
     }
     await this.#writeData(host, Iov.from([head, ...iov.bufs, tail]));
   }
@@ -397,7 +397,7 @@ export class SparseExtent implements Extent {
       await Promise.allSettled(parts);
       throw e;
     }
-    await settled(parts);
+    await settleAll(parts);
   }
 
   #zeroData({ host, bytes }: Run, flags: number): Promise<void> {
@@ -457,7 +457,7 @@ export class SparseExtent implements Extent {
       try {
         await this.#growth.cover();
         await this.file.flush();
-        await settled(writes.map(({ offset, bytes }) => this.file.write(offset, Iov.of(bytes))));
+        await settleAll(writes.map(({ offset, bytes }) => this.file.write(offset, Iov.of(bytes))));
         this.tables.written(indexes);
       } catch (e) {
         this.tables.putBack(indexes);

@@ -113,6 +113,10 @@ export class FileInstance implements DriverInstance {
     return this.#file.write(offset, iov);
   }
 
+  get takesFileRuns(): boolean {
+    return !this.#file.direct && this.#file.tryWriteFrom !== undefined;
+  }
+
   tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
     return this.#file.tryWriteFrom?.(run, offset, zeroBlock);
   }
