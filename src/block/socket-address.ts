@@ -50,7 +50,7 @@ export function fromLegacy(address: Infer<typeof socketAddressLegacy>): Flat {
 export function toAddress(address: Flat): SocketAddress {
   switch (address.type) {
     case 'inet': {
-      const { ipv4, ipv6 } = address;
+      const { ipv4, ipv6, to, numeric } = address;
       return {
         type: 'inet',
         host: address.host,
@@ -58,9 +58,14 @@ export function toAddress(address: Flat): SocketAddress {
         keepAlive: address['keep-alive'] ?? false,
         ...(ipv4 === undefined ? {} : { ipv4 }),
         ...(ipv6 === undefined ? {} : { ipv6 }),
+        ...(to === undefined ? {} : { to }),
+        ...(numeric === undefined ? {} : { numeric }),
       };
     }
     case 'unix':
+      if (address.abstract === true && address.tight === false) {
+        throw new BlockError('ENOTSUP', 'Abstract names with padding (tight=off) cannot be used');
+      }
       return { type: 'unix', path: address.path, abstract: address.abstract ?? false };
     case 'fd': {
       const number = Number(address.str);

@@ -2,6 +2,7 @@
 import type { TruncateOptions } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockNode } from './node.js';
+import type { Preallocation } from './types.js';
 import { MAX_LENGTH } from './types.js';
 
 /**
@@ -47,4 +48,18 @@ async function hidesBacking(node: BlockNode, bytes: number): Promise<boolean> {
   if (backing === undefined || bytes <= node.size) return false;
   await backing.node.refreshLength();
   return backing.size > node.size;
+}
+
+/**
+ * The mode of a format whose option `preallocation` is the protocol's, which knows no `metadata`.
+ * Throws BlockError for any other.
+ */
+export function filePreallocation(value: string | number | boolean | undefined): Preallocation {
+  const mode = value ?? 'off';
+  if (mode === 'off' || mode === 'falloc' || mode === 'full') return mode;
+  if (mode === 'metadata') {
+    throw new BlockError('ENOTSUP', 'Unsupported preallocation mode: metadata');
+  }
+  const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
+  throw new BlockError('EINVAL', text);
 }

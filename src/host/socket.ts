@@ -11,6 +11,10 @@ export type SocketAddress =
       readonly host: string;
       /** A number or a service name; '0' picks a free port when listening. */
       readonly port: string;
+      /** When listening: the first free port from `port` to this one. */
+      readonly to?: number;
+      /** The host is an address; no name is looked up. */
+      readonly numeric?: boolean;
       readonly ipv4?: boolean;
       readonly ipv6?: boolean;
       readonly keepAlive?: boolean;

@@ -190,7 +190,9 @@ export class Chardevs {
         options.end();
         return new Device(id, 'null', false);
       case 'stdio': {
-        options.take('signal');
+        if (options.bool('signal') === false) {
+          throw new OptionError("Option 'signal=off' is not supported", 'signal');
+        }
         options.end();
         if ([...this.#devices.values()].some((each) => each.filename === 'stdio')) {
           throw new QmpError('cannot use stdio by multiple character devices');
@@ -328,6 +330,11 @@ function readAddress(options: Options): SocketAddress {
     if (port === undefined) throw new QmpError('chardev: socket: no port given');
     const ipv4 = options.bool('ipv4');
     const ipv6 = options.bool('ipv6');
+    const to = options.take('to');
+    if (to !== undefined && !(/^\d{1,5}$/.test(to) && Number(to) <= 65535)) {
+      throw new OptionError("Parameter 'to' expects a port number", 'to');
+    }
+    // Replies are never held back to be joined, whatever it says.
     options.bool('nodelay');
     return {
       type: 'inet',
@@ -335,6 +342,7 @@ function readAddress(options: Options): SocketAddress {
       port,
       ...(ipv4 === undefined ? {} : { ipv4 }),
       ...(ipv6 === undefined ? {} : { ipv6 }),
+      ...(to === undefined ? {} : { to: Number(to) }),
     };
   }
   if (fd === undefined || !/^\d+$/.test(fd)) {

@@ -49,6 +49,20 @@ describe('what is wrong is told in the words of qemu-storage-daemon', () => {
       "--nbd-server addr.type=unix: Parameter 'addr.path' is missing",
       ['--nbd-server', 'addr.type=unix'],
     ],
+    [
+      '--nbd-server addr.type=inet,addr.host=localhost,addr.port=10000,addr.numeric=on: ' +
+        'address resolution failed for localhost:10000: Name or service not known',
+      ['--nbd-server', 'addr.type=inet,addr.host=localhost,addr.port=10000,addr.numeric=on'],
+    ],
+    [
+      '--nbd-server addr.type=unix,addr.path=x,addr.abstract=on,addr.tight=off: ' +
+        'Abstract names with padding (tight=off) cannot be used',
+      ['--nbd-server', 'addr.type=unix,addr.path=x,addr.abstract=on,addr.tight=off'],
+    ],
+    [
+      "--chardev stdio,id=a,signal=off: Option 'signal=off' is not supported",
+      ['--chardev', 'stdio,id=a,signal=off'],
+    ],
     ["--nbd-server foo: Expected '=' after parameter 'foo'", ['--nbd-server', 'foo']],
     [
       "--object foo,id=a: Parameter 'qom-type' does not accept value 'foo'",

@@ -2,7 +2,7 @@
 import type { Backend } from '../../block/backend.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
-import type { Preallocation } from '../../block/types.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { Iov } from '../../lib/iov.js';
 import { typedValues } from '../../options/create-options.js';
 import { vdiCreateOptions } from './create-options.js';
@@ -19,7 +19,7 @@ export async function createVdi(context: CreateContext): Promise<void> {
   const asked = o.size ?? 0;
   const size = asked + ((SECTOR - (asked % SECTOR)) % SECTOR);
   if (asked > Limit.maxDiskSize) throw new BlockError('ENOTSUP', tooLarge(asked));
-  const prealloc = preallocationOf(context.values['preallocation']);
+  const prealloc = filePreallocation(context.values['preallocation']);
   const random = new Uint8Array(32);
   context.host.random.fill(random);
   const header = newHeader({ size, blockSize: MIB, static: o.static, random });
@@ -35,17 +35,6 @@ export async function createVdi(context: CreateContext): Promise<void> {
   } finally {
     await file.close();
   }
-}
-
-/** The option is the protocol's, which knows these modes. */
-function preallocationOf(value: string | number | boolean | undefined): Preallocation {
-  const mode = value ?? 'off';
-  if (mode === 'off' || mode === 'falloc' || mode === 'full') return mode;
-  if (mode === 'metadata') {
-    throw new BlockError('ENOTSUP', 'Unsupported preallocation mode: metadata');
-  }
-  const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
-  throw new BlockError('EINVAL', text);
 }
 
 /** Every block in its place for a static image, else none in any. */

@@ -4,6 +4,7 @@ import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { completePath } from '../../block/filename.js';
 import { MadeFiles } from '../../block/made-files.js';
+import { filePreallocation } from '../../block/truncate.js';
 import type { Preallocation } from '../../block/types.js';
 import { encodeFields } from '../../lib/fields.js';
 import { Iov } from '../../lib/iov.js';
@@ -87,7 +88,7 @@ function planOf({ values }: CreateContext): Plan {
     hwVersion,
     toolsVersion,
     backingFile: o.backing_file,
-    prealloc: preallocationOf(values['preallocation']),
+    prealloc: filePreallocation(values['preallocation']),
   };
 }
 
@@ -99,17 +100,6 @@ function badValue(value: string | undefined): OptionError {
 function checkWord(word: string): void {
   if (!/["\r\n\0]/.test(word)) return;
   throw new BlockError('EINVAL', `The descriptor cannot hold the text '${word.slice(0, 80)}'`);
-}
-
-/** The option is the protocol's; data of flat extents is allocated by it. */
-function preallocationOf(value: string | number | boolean | undefined): Preallocation {
-  const mode = value ?? 'off';
-  if (mode === 'off' || mode === 'falloc' || mode === 'full') return mode;
-  if (mode === 'metadata') {
-    throw new BlockError('ENOTSUP', 'Unsupported preallocation mode: metadata');
-  }
-  const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
-  throw new BlockError('EINVAL', text);
 }
 
 interface Names {

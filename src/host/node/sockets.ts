@@ -2,7 +2,7 @@
 import { chmodSync, lstatSync, readFileSync, unlinkSync } from 'node:fs';
 import { lookup } from 'node:dns/promises';
 import type { AddressInfo, ListenOptions, NetConnectOpts, Server, Socket } from 'node:net';
-import { createServer, connect as netConnect, Socket as NetSocket } from 'node:net';
+import { createServer, connect as netConnect, isIP, Socket as NetSocket } from 'node:net';
 import type { FileRun } from '../file.js';
 import { HostError } from '../file.js';
 import { errnoText } from '../errno.js';
@@ -205,6 +205,9 @@ function portOf(address: InetAddress): number {
 
 /** All addresses of the host, in the system's order. */
 async function resolve(address: InetAddress): Promise<{ address: string; family: number }[]> {
+  if (address.numeric === true && isIP(address.host) === 0) {
+    throw unresolved(address, 'Name or service not known');
+  }
   try {
     return await lookup(address.host, { family: familyOf(address), all: true });
   } catch {
@@ -286,7 +289,7 @@ function connectOne(options: NetConnectOpts, signal: AbortSignal | undefined): P
 async function listenOptions(
   address: SocketAddress,
   backlog: number,
-): Promise<ListenOptions | { fd: number }> {
+): Promise<ListenOptions & { fd?: number }> {
   if (address.type === 'fd') return { fd: address.fd };
   if (address.type === 'unix') return { path: unixPath(address), backlog };
   const port = portOf(address);
@@ -334,24 +337,13 @@ async function listen(
 ): Promise<Listener> {
   const how = await listenOptions(address, options.backlog ?? 128);
   clearOld(address);
-  const server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => {
+  const keepAlive = address.type === 'inet' && address.keepAlive === true;
+  const server = createServer({ noDelay: true, keepAlive, allowHalfOpen: true }, (socket) => {
     const peer = socket.remoteAddress;
     const name = peer === undefined ? addressText(address) : `${peer}:${socket.remotePort ?? 0}`;
     onConnection(options.plain === true ? plainStream(socket, name) : new NodeStream(socket, name));
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => {
-      reject(cannotListen(address, toHostError(error)));
-    });
-    // The file of a Unix socket is made in this call: it is never open to more than `mode` says.
-    const { mode } = options;
-    const before = mode === undefined ? undefined : process.umask(0o777 & ~mode);
-    try {
-      server.listen(how, resolve);
-    } finally {
-      if (before !== undefined) process.umask(before);
-    }
-  });
+  await bindFirst(server, how, address, options.mode);
   // An accept that fails (too many files) is tried again with the next connection.
   server.on('error', nothing);
   if (address.type === 'unix' && address.abstract !== true && options.mode !== undefined) {
@@ -366,6 +358,41 @@ async function listen(
         resolve();
       }),
   };
+}
+
+/** Listens on the first port that is free, if the address lets us choose. */
+async function bindFirst(
+  server: Server,
+  how: ListenOptions & { fd?: number },
+  address: SocketAddress,
+  mode: number | undefined,
+): Promise<void> {
+  const last = address.type === 'inet' ? (address.to ?? 0) : 0;
+  for (let port = how.port ?? 0; ; port++) {
+    try {
+      await bindOne(server, how.port === undefined ? how : { ...how, port }, mode);
+      return;
+    } catch (e) {
+      const cause = toHostError(e);
+      if (cause.code !== 'EADDRINUSE' || port >= last) throw cannotListen(address, cause);
+    }
+  }
+}
+
+function bindOne(server: Server, how: ListenOptions, mode: number | undefined): Promise<void> {
+  return new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    // The file of a Unix socket is made in this call: it is never open to more than `mode` says.
+    const before = mode === undefined ? undefined : process.umask(0o777 & ~mode);
+    try {
+      server.listen(how, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    } finally {
+      if (before !== undefined) process.umask(before);
+    }
+  });
 }
 
 function cannotListen(address: SocketAddress, cause: HostError): HostError {
