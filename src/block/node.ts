@@ -21,6 +21,7 @@ import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { Driver, DriverInstance, NodeOptions, OpenFlags, TruncateOptions } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockGraph } from './graph.js';
+import type { OpBlocker } from './op-blockers.js';
 import { alignedRead, alignedWrite, copyOnRead, detectZeroWrite, zeroWrite } from './request.js';
 import { nodeStatus } from './status.js';
 import { truncateNode } from './truncate.js';
@@ -70,6 +71,8 @@ export class BlockNode {
   /** Edges from parents. */
   readonly parents = new Set<Child>();
   readonly dirtyBitmaps = new Map<string, DirtyBitmap>();
+  /** Who forbids operations on the node, the oldest first. */
+  readonly opBlockers = new Set<OpBlocker>();
   /** References: parents' edges plus handles of the monitor. Managed by the graph. */
   refs = 0;
   /** The name was given by the user. */

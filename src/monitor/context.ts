@@ -1,6 +1,7 @@
 /** What commands work on: one graph, and what stands around it in a daemon. */
 import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
+import type { JobList } from '../job/job-list.js';
 import type { Decl } from '../options/schema.js';
 import type { Chardevs } from './chardevs.js';
 import type { Command } from './command.js';
@@ -21,6 +22,7 @@ export interface MonitorContext {
   readonly exports: BlockExports;
   readonly chardevs: Chardevs;
   readonly objects: Objects;
+  readonly jobs: JobList;
   readonly version: VersionInfo;
   /** All commands by name. */
   readonly commands: ReadonlyMap<string, Command>;

@@ -1,13 +1,66 @@
 /** The events that there are. */
 import { t } from '../options/schema.js';
 import type { EventKind } from './events.js';
+import { jobStatus, jobType } from './types/job.js';
 
 /** Events that a disk can cause any number of times come once a second at most, as in QEMU. */
 const SECOND = 1000;
 
 const quorumOperation = t.enumOf('read', 'write', 'flush', { name: 'QuorumOpType' });
 
+const operation = t.enumOf('read', 'write', { name: 'IoOperationType' });
+const action = t.enumOf('ignore', 'report', 'stop', { name: 'BlockErrorAction' });
+
+const blockJobFacts = {
+  type: jobType,
+  device: t.str({ doc: 'ID of the job' }),
+  len: t.int({}, { doc: 'bytes to do' }),
+  offset: t.int({}, { doc: 'bytes done' }),
+  speed: t.int({}, { doc: 'bytes a second; 0: no limit' }),
+};
+
+const jobEventKinds: readonly EventKind[] = [
+  {
+    name: 'JOB_STATUS_CHANGE',
+    doc: 'A job is in another state.',
+    data: t.struct('q_obj_JOB_STATUS_CHANGE-arg', { id: t.str(), status: jobStatus }),
+  },
+  {
+    name: 'BLOCK_JOB_COMPLETED',
+    doc: 'A job on disks has ended, with an error or without.',
+    data: t.struct('q_obj_BLOCK_JOB_COMPLETED-arg', {
+      ...blockJobFacts,
+      error: t.optional(t.str({ doc: 'why it failed' })),
+    }),
+  },
+  {
+    name: 'BLOCK_JOB_CANCELLED',
+    doc: 'A job on disks was cancelled and has ended.',
+    data: t.struct('q_obj_BLOCK_JOB_CANCELLED-arg', blockJobFacts),
+  },
+  {
+    name: 'BLOCK_JOB_ERROR',
+    doc: 'A request of a job failed.',
+    data: t.struct('q_obj_BLOCK_JOB_ERROR-arg', {
+      device: t.str({ doc: 'ID of the job' }),
+      operation,
+      action,
+    }),
+  },
+  {
+    name: 'BLOCK_JOB_READY',
+    doc: 'A job on disks may be completed.',
+    data: t.struct('q_obj_BLOCK_JOB_READY-arg', blockJobFacts),
+  },
+  {
+    name: 'BLOCK_JOB_PENDING',
+    doc: 'A job on disks waits for block-job-finalize.',
+    data: t.struct('q_obj_BLOCK_JOB_PENDING-arg', { type: jobType, id: t.str() }),
+  },
+];
+
 export const eventKinds: readonly EventKind[] = [
+  ...jobEventKinds,
   {
     name: 'BLOCK_IMAGE_CORRUPTED',
     doc: 'Damage was found in an image; when it is fatal, the image cannot be used any more.',

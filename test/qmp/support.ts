@@ -8,6 +8,7 @@ import type { ByteStream } from '../../src/host/socket.js';
 import { BlockGraph } from '../../src/block/graph.js';
 import type { BlockNode } from '../../src/block/node.js';
 import { Chardevs } from '../../src/monitor/chardevs.js';
+import { JobList } from '../../src/job/job-list.js';
 import { commands } from '../../src/monitor/commands/index.js';
 import { eventKinds } from '../../src/monitor/event-kinds.js';
 import { BlockExports } from '../../src/monitor/exports.js';
@@ -110,6 +111,7 @@ export class TestMonitor {
   readonly monitor: Monitor;
   readonly exports: BlockExports;
   readonly objects = new ToolObjects();
+  readonly jobs: JobList;
   readonly owned = new Set<BlockNode>();
   readonly printed: string[] = [];
   readonly #sockets = new FakeSockets();
@@ -128,6 +130,11 @@ export class TestMonitor {
       secret: (id) => this.objects.secret(id),
     });
     this.exports = new BlockExports({ graph: this.graph, objects: this.objects, emit });
+    this.jobs = new JobList({
+      clock: host.clock,
+      emit,
+      exclusive: (work) => this.monitor.runExclusive(work),
+    });
     const types = blockdevTypes(drivers);
     const chardevs = new Chardevs(
       () => Promise.resolve(this.#sockets),
@@ -145,6 +152,7 @@ export class TestMonitor {
         exports: this.exports,
         chardevs,
         objects: this.objects,
+        jobs: this.jobs,
         version: this.monitor.version,
         commands: this.monitor.commands,
         types,
@@ -175,6 +183,7 @@ export class TestMonitor {
   }
 
   async close(): Promise<void> {
+    await this.jobs.close();
     await this.exports.close();
     this.owned.clear();
     await this.graph.close();

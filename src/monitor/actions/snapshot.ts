@@ -5,11 +5,11 @@ import type { SnapshotCapability } from '../../block/driver.js';
 import type { BlockNode } from '../../block/node.js';
 import { reopenNode } from '../../block/reopen.js';
 import { Perm } from '../../block/types.js';
+import { checkOp } from '../../block/op-blockers.js';
 import { cumulativePerms } from '../../block/permissions.js';
 import type { Infer } from '../../options/schema.js';
 import { lookupNode } from '../commands/blockdev.js';
 import type { MonitorContext } from '../context.js';
-import { checkNotBacking } from '../op-blockers.js';
 import { QmpError } from '../qmp-error.js';
 import type {
   blockdevSnapshot,
@@ -34,7 +34,7 @@ export function snapshotAction(args: Infer<typeof blockdevSnapshot>): Action {
   return async (context) => {
     const { graph } = context;
     const old = lookupNode(graph, args.node, args.node);
-    checkNotBacking(old);
+    checkOp(old, 'external-snapshot');
     await flushBefore(old);
     const overlay = await graph.open({ reference: args.overlay });
     return insertOverlay(context, old, overlay);
@@ -47,7 +47,7 @@ export function snapshotSyncAction(args: SyncArgs): Action {
     const { graph } = context;
     const name = args['snapshot-node-name'];
     const old = lookupNode(graph, args.device, args['node-name']);
-    checkNotBacking(old);
+    checkOp(old, 'external-snapshot');
     await flushBefore(old);
     if (args['node-name'] !== undefined && name === undefined) {
       throw new QmpError('New overlay node-name missing');
@@ -138,7 +138,7 @@ export function internalSnapshotAction(args: Infer<typeof blockdevSnapshotIntern
   return async (context) => {
     const { device, name } = args;
     const node = rootNode(context, device);
-    checkNotBacking(node);
+    checkOp(node, 'internal-snapshot');
     if (node.readOnly) throw new QmpError(`Device '${device}' is read only`);
     const snapshots = snapshotsOf(node, device);
     if (name === '') throw new QmpError('Name is empty');

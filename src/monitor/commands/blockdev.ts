@@ -3,11 +3,11 @@ import { Backend } from '../../block/backend.js';
 import type { NodeOptions } from '../../block/driver.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
+import { checkOp } from '../../block/op-blockers.js';
 import { blockdevOptions } from '../../catalog/blockdev-types.js';
 import { t } from '../../options/schema.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
-import { checkNotBacking } from '../op-blockers.js';
 import { QmpError } from '../qmp-error.js';
 
 /** Opens a node that the monitor holds. Throws QmpError, BlockError or OptionError. */
@@ -71,7 +71,7 @@ const blockdevDel = defineCommand({
     if ([...node.parents].some((edge) => edge.parent instanceof Backend)) {
       throw new QmpError(`Node ${name} is in use`);
     }
-    checkNotBacking(node);
+    checkOp(node, 'drive-del');
     if (!owned.has(node)) throw new QmpError(`Node ${name} is not owned by the monitor`);
     if (node.parents.size > 0 || node.refs > 1) {
       throw new QmpError(`Block device ${name} is in use`);

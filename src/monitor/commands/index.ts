@@ -6,6 +6,7 @@ import { blockdevCommands } from './blockdev.js';
 import { chardevCommands } from './chardev.js';
 import { controlCommands } from './control.js';
 import { exportCommands } from './export.js';
+import { jobCommands } from './job.js';
 import { nodeCommands } from './node.js';
 import { objectCommands } from './object.js';
 import { queryBlockCommands } from './query-block.js';
@@ -23,5 +24,6 @@ export const commands: readonly Command[] = [
   ...nodeCommands,
   ...blockdevCommands,
   ...bitmapCommands,
+  ...jobCommands,
   ...queryBlockCommands,
 ];

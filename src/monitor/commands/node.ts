@@ -3,12 +3,12 @@ import { Backend } from '../../block/backend.js';
 import { BlockError, errorText } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
+import { checkOp } from '../../block/op-blockers.js';
 import { reopenNode } from '../../block/reopen.js';
 import { below } from '../../block/status.js';
 import { Perm } from '../../block/types.js';
 import { t } from '../../options/schema.js';
 import { defineCommand } from '../command.js';
-import { checkNotBacking } from '../op-blockers.js';
 import { QmpError } from '../qmp-error.js';
 import { rootNode } from '../actions/snapshot.js';
 import { lookupNode } from './blockdev.js';
@@ -40,7 +40,7 @@ const blockResize = defineCommand({
   run: async ({ graph }, args) => {
     const node = lookupNode(graph, args.device, args['node-name']);
     if (args.size < 0) throw new QmpError("Parameter 'size' expects a >0 size");
-    checkNotBacking(node);
+    checkOp(node, 'resize');
     await withResize(graph, node, async () => {
       await graph.drainBegin(node);
       try {
@@ -102,7 +102,7 @@ const changeBackingFile = defineCommand({
     if (below(image) === undefined) {
       throw new QmpError('not allowing backing file change on an image without a backing file');
     }
-    checkNotBacking(image);
+    checkOp(image, 'change');
     if (!chainContains(top, image)) {
       throw new QmpError(`'${args.device}' and image file are not in the same chain`);
     }

@@ -1,10 +1,10 @@
 /** Commands that make and delete snapshots. */
 import { snapshotFacts } from '../../block/image-info.js';
+import { checkOp } from '../../block/op-blockers.js';
 import { t } from '../../options/schema.js';
 import { runActions } from '../actions/action.js';
 import * as actions from '../actions/snapshot.js';
 import { defineCommand } from '../command.js';
-import { checkNotBacking } from '../op-blockers.js';
 import { QmpError } from '../qmp-error.js';
 import { snapshotInfo } from '../types/block.js';
 import * as types from '../types/snapshot.js';
@@ -47,7 +47,7 @@ const deleteInternal = defineCommand({
   run: async (context, { device, id, name }) => {
     const node = actions.rootNode(context, device);
     if (id === undefined && name === undefined) throw new QmpError('Name or id must be provided');
-    checkNotBacking(node);
+    checkOp(node, 'internal-snapshot-delete');
     const { snapshots } = node.instance;
     if (snapshots === undefined) {
       throw new QmpError('Failed to get a snapshot list: Operation not supported');

@@ -8,6 +8,7 @@ import { drivers } from '../../catalog/drivers.js';
 import { toHostError } from '../../host/node/errors.js';
 import { nodeHost } from '../../host/node/index.js';
 import type { HostSockets } from '../../host/socket.js';
+import { JobList } from '../../job/job-list.js';
 import { Chardevs } from '../../monitor/chardevs.js';
 import { addNode } from '../../monitor/commands/blockdev.js';
 import { commands } from '../../monitor/commands/index.js';
@@ -38,6 +39,7 @@ export class Daemon {
   readonly #monitor: Monitor;
   readonly #exports: BlockExports;
   readonly #chardevs: Chardevs;
+  readonly #jobs: JobList;
   readonly #owned = new Set<BlockNode>();
   readonly #types = blockdevTypes(drivers);
   /** Resolves when a client asked the daemon to end. */
@@ -62,6 +64,11 @@ export class Daemon {
     };
     this.#graph = toolGraph(program, this.#objects, emit);
     this.#exports = new BlockExports({ graph: this.#graph, objects: this.#objects, emit });
+    this.#jobs = new JobList({
+      clock: nodeHost().clock,
+      emit,
+      exclusive: (work) => this.#monitor.runExclusive(work),
+    });
     this.#chardevs = new Chardevs(loadSockets, (message) => {
       program.error(`info: ${message}`);
     });
@@ -82,6 +89,7 @@ export class Daemon {
       exports: this.#exports,
       chardevs: this.#chardevs,
       objects: this.#objects,
+      jobs: this.#jobs,
       version: this.#monitor.version,
       commands: this.#monitor.commands,
       types: this.#types,
@@ -151,11 +159,12 @@ export class Daemon {
     this.#pidFile = path;
   }
 
-  /** No command is taken any more; exports end, images are flushed and closed. */
+  /** No command is taken any more; jobs are cancelled, exports end, images are closed. */
   async close(): Promise<void> {
     this.#monitor.stop();
     // A command that ends the daemon waits itself for what follows.
     if (!this.#quitting) await this.#monitor.idle();
+    await this.#jobs.close();
     await this.#exports.close();
     for (const node of this.#owned) await this.#flush(node);
     this.#owned.clear();
