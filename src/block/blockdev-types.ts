@@ -22,6 +22,12 @@ export const onFile = { file: blockdevRef } satisfies Fields;
 /** QMP's BlockdevOptionsGenericFormat: a driver with a `file` and no options of its own. */
 export const genericFormat: Decl = t.struct('BlockdevOptionsGenericFormat', onFile);
 
+/** QMP's BlockdevOptionsGenericCOWFormat: the same for images with a backing file. */
+export const cowFormat: Decl = t.struct('BlockdevOptionsGenericCOWFormat', {
+  ...onFile,
+  backing: t.optional(blockdevRefOrNull),
+});
+
 /** QMP's BlockPermission. */
 export const blockPermission = t.enumOf('consistent-read', 'write', 'write-unchanged', 'resize', {
   name: 'BlockPermission',

@@ -17,6 +17,7 @@ import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
+import { qedDriver } from '../format/qed/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
 import { vdiDriver } from '../format/vdi/driver.js';
 import { vhdxDriver } from '../format/vhdx/driver.js';
@@ -42,6 +43,7 @@ export const drivers: readonly Driver[] = [
   vdiDriver,
   vhdxDriver,
   vmdkDriver,
+  qedDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

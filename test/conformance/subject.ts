@@ -195,6 +195,7 @@ const nullSkips: Subject['skips'] = {
 };
 const nbdSkips: Subject['skips'] = { resize: 'the server decides the length' };
 const noResizeSkips: Subject['skips'] = { resize: 'disks keep their size, as with QEMU' };
+const growsOnlySkips: Subject['skips'] = { resize: 'disks only grow, as with QEMU' };
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
@@ -210,6 +211,7 @@ const skips: Record<string, Subject['skips']> = {
   vdi: noResizeSkips,
   vhdx: noResizeSkips,
   vmdk: noResizeSkips,
+  qed: growsOnlySkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };

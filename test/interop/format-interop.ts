@@ -25,6 +25,8 @@ export interface Interop {
   file(folder: string): string;
   /** The format cannot be checked. */
   readonly unchecked?: boolean;
+  /** Changes entries of tables in an image of the first shape; `check` has to agree on it. */
+  readonly damage?: (view: DataView, random: Random) => void;
 }
 
 /** Writes for an io tool, the same on both images: data, zeroes, none of them aligned. */
@@ -109,8 +111,47 @@ function joined(text: string): string {
     .join('\n');
 }
 
+const DAMAGED = 12;
+
+/** What both tools say of the same damage, what a repair leaves, and that both read it then. */
+async function damaged(interop: Interop): Promise<void> {
+  const { format } = interop;
+  const random = seededRandom();
+  const folder = tempDir();
+  const sound = join(folder, 'sound');
+  const shape = interop.shapes[0]!;
+  const size = String(shape.size);
+  await runOk(img, ['create', '-f', format, ...optionArgs(shape.options), sound, size]);
+  for (let i = 0; i < 3; i++) {
+    await runOk('qemu-io', ['-f', format, ...writes(random, shape.size), sound]);
+  }
+  for (let i = 0; i < DAMAGED; i++) {
+    const bytes = readFileSync(sound);
+    interop.damage?.(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), random);
+    const found: unknown[] = [];
+    for (const tool of [img, 'qemu-img']) {
+      // Messages name the file.
+      const path = join(folder, 'damaged');
+      writeFileSync(path, bytes);
+      const of = ['-f', format, path];
+      const seen = await run(tool, ['check', '--output=json', ...of]);
+      const human = await run(tool, ['check', ...of]);
+      const repaired = await run(tool, ['check', '-r', 'all', ...of]);
+      found.push([seen, human, repaired].map((r) => [r.status, r.stdout, toolless(r.stderr)]));
+      found.push(readFileSync(path));
+    }
+    expect(found[0]).toEqual(found[2]);
+    expect(Buffer.compare(found[1] as Buffer, found[3] as Buffer)).toBe(0);
+  }
+}
+
+const toolless = (text: string): string => text.replace(/^(vdisk|qemu)-img: /gm, '');
+
 /** Declares the tests, inside a describe. */
 export function formatInterop(interop: Interop): void {
+  if (interop.damage !== undefined) {
+    it('damage is told and mended as by QEMU', { timeout: 240_000 }, () => damaged(interop));
+  }
   for (const maker of [img, 'qemu-img']) {
     const who = maker === img ? 'vdisk' : 'QEMU';
     for (const shape of interop.shapes) {

@@ -23,9 +23,8 @@
  * writing seSparse, making grain tables where an extent has none, resizing, amending. Check
  * repairs nothing, as in QEMU.
  */
-import { blockdevRefOrNull, onFile } from '../../block/blockdev-types.js';
+import { cowFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { t } from '../../options/schema.js';
 import { vmdkCreateOptions } from './create-options.js';
 import { isDescriptor } from './descriptor.js';
 import { COWD_MAGIC, SPARSE_MAGIC } from './layout.js';
@@ -42,10 +41,7 @@ export const vmdkDriver: Driver = {
   kind: 'format',
   needsFile: true,
   supportsBacking: true,
-  blockdev: t.struct('BlockdevOptionsGenericCOWFormat', {
-    ...onFile,
-    backing: t.optional(blockdevRefOrNull),
-  }),
+  blockdev: cowFormat,
   compresses: true,
   optionNames: ['extents'],
   probe,
