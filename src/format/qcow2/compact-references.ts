@@ -128,7 +128,8 @@ async function walkL2(image: Qcow2Image, walk: Walk, offset: number, times: numb
       continue;
     }
     const host = entryOffset(hi, lo);
-    if (host === 0) continue;
+    // In a data file each guest cluster has its own place.
+    if (host === 0 || image.hasDataFile) continue;
     walk.use('guest', host, g.clusterSize, times);
     const now = walk.place(host);
     if (now !== host) table.setOffset(at, now);

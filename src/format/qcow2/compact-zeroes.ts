@@ -2,13 +2,14 @@
 import type { CompactContext } from '../../block/driver.js';
 import { chainStatus } from '../../block/status.js';
 import { Iov } from '../../lib/iov.js';
+import type { FreeReason } from './allocate.js';
 import type { L2Entry } from './entry.js';
-import { hasHostCluster, isCompressed, isCopied, readEntry } from './entry.js';
+import { emptyEntry, hasHostCluster, isCompressed, isCopied, readEntry } from './entry.js';
 import type { Qcow2Image } from './image.js';
 import { Entry } from './layout.js';
 import { readGuest } from './read.js';
 import { roundDown, roundUp } from './units.js';
-import { discardLocked } from './zero.js';
+import { changeEntries, discardLocked } from './zero.js';
 
 /** Guest bytes that are read at a time; at least a cluster. */
 const PIECE = 1024 * 1024;
@@ -60,7 +61,7 @@ async function storedFrom(
   await mapping.useSlice(place.offset, ({ view }) => {
     for (let i = 0; i < count; i++) {
       const entry = readEntry(g, view, place.index + i);
-      if (!isOwn(entry)) continue;
+      if (!isOwn(entry, image.hasDataFile)) continue;
       const from = at + i * g.clusterSize;
       const isZero = !g.extendedL2 && !isCompressed(entry) && (entry.lo & Entry.zeroLo) !== 0;
       const last = found[found.length - 1];
@@ -71,8 +72,8 @@ async function storedFrom(
   return { found, next: at + count * g.clusterSize };
 }
 
-function isOwn(entry: L2Entry): boolean {
-  return isCompressed(entry) || (hasHostCluster(entry, false) && isCopied(entry));
+function isOwn(entry: L2Entry, dataFile: boolean): boolean {
+  return isCompressed(entry) || (hasHostCluster(entry, dataFile) && isCopied(entry));
 }
 
 /** Looks at one run and gives up what is zero in it; the guest bytes given up. */
@@ -96,11 +97,53 @@ async function releaseRun(
       let next = cluster + clusterSize;
       while (next < stop && zero(next) === is) next += clusterSize;
       if (is) released += await release(image, cluster, next);
+      else if (bytes !== undefined && image.g.extendedL2) {
+        for (let of = cluster; of < next; of += clusterSize) {
+          released += await trim(image, of, bytes.subarray(of - at, of - at + clusterSize));
+        }
+      }
       cluster = next;
     }
     context.done(stop - at);
   }
   return released;
+}
+
+/**
+ * Of a cluster with subclusters: those that are stored and hold only zeroes are not stored any
+ * more, and when none is left, the cluster is given up. `bytes` is what the guest sees.
+ */
+async function trim(image: Qcow2Image, guest: number, bytes: Uint8Array): Promise<number> {
+  const { g, hasDataFile, backing, host } = image;
+  let zero = 0;
+  for (let i = 0; i < 32; i++) {
+    const at = i * g.subclusterSize;
+    if (host.hot.isZero(bytes.subarray(at, at + g.subclusterSize))) zero |= 1 << i;
+  }
+  let released = 0;
+  const change = (entry: L2Entry): L2Entry | undefined => {
+    if (isCompressed(entry) || !hasHostCluster(entry, hasDataFile)) return undefined;
+    const given = entry.allocated & zero;
+    if (given === 0 && entry.allocated !== 0) return undefined;
+    released = countBits(given) * g.subclusterSize;
+    const allocated = (entry.allocated & ~zero) >>> 0;
+    const zeroes = (entry.zeroes | given) >>> 0;
+    if (allocated !== 0) return { ...entry, allocated, zeroes };
+    return backing === undefined ? emptyEntry : { ...emptyEntry, zeroes };
+  };
+  await changeEntries(image, guest, guest + g.clusterSize, change, freeing(image));
+  return released;
+}
+
+function countBits(mask: number): number {
+  let count = 0;
+  for (let left = mask; left !== 0; left &= left - 1) count++;
+  return count;
+}
+
+/** A data file is told last, when all that says so is durable (CM7). */
+function freeing({ hasDataFile }: Qcow2Image): FreeReason {
+  return hasDataFile ? 'never' : 'always';
 }
 
 /** What the guest sees; behind the end of the disk, zeroes. */
@@ -114,13 +157,14 @@ async function contentOf(image: Qcow2Image, from: number, to: number): Promise<U
 /** [from, to) reads as zeroes: without a cluster where the backing file allows it. */
 async function release(image: Qcow2Image, from: number, to: number): Promise<number> {
   const { backing, version } = image;
+  const reason = freeing(image);
   if (backing === undefined || from >= backing.size) {
-    await discardLocked(image, from, to, 'always', true);
+    await discardLocked(image, from, to, reason, true);
   } else if (version >= 3) {
-    await discardLocked(image, from, to, 'always', false);
+    await discardLocked(image, from, to, reason, false);
   } else if (await isZeroBelow(image, from, Math.min(to, backing.size))) {
     // Version 2 has no zero clusters.
-    await discardLocked(image, from, to, 'always', true);
+    await discardLocked(image, from, to, reason, true);
   } else {
     return 0;
   }

@@ -12,9 +12,13 @@
  *       it is and counted, so both name the same. Of a table that moves only the copy changes.
  *  CM5  They are durable before the refcounts of H become 0, and these before the file is cut.
  *  CM6  Refcount structures are not moved but made anew (RB1 to RB4 in check-rebuild.ts).
+ *  CM7  Files make holes of what is not stored when all entries that say so are durable.
+ *  CM8  A data file that is to be read as raw changes nowhere but from zeroes to holes, and
+ *       the entries that name it stay: it may be written without them.
  */
 import type { CheckResult, CompactContext, CompactResult } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { punchRawData, releaseUnstored } from './compact-unstored.js';
 import { dropEmptyTables, releaseZeroes } from './compact-zeroes.js';
 import { Relocation } from './compact-move.js';
 import type { Qcow2Image } from './image.js';
@@ -23,14 +27,11 @@ import { reload, runCheck } from './repair.js';
 import { readSnapshotTable } from './snapshot-table.js';
 import { roundUp } from './units.js';
 
-/** Carries a compaction out. Throws BlockError: ENOTSUP with a data file, EIO on damage. */
+/** Carries a compaction out. Throws BlockError: EIO on damage, EBUSY for bitmaps in use. */
 export async function compactImage(
   image: Qcow2Image,
   context: CompactContext,
 ): Promise<CompactResult> {
-  if (image.hasDataFile) {
-    throw new BlockError('ENOTSUP', 'Cannot compact an image with an external data file');
-  }
   if (image.crypto === undefined && image.header.fields.crypt_method !== 0) {
     throw new BlockError('EINVAL', 'Cannot compact an encrypted image without its key');
   }
@@ -40,15 +41,20 @@ export async function compactImage(
   // All of the disk is looked at, and at most all of the file moves.
   context.planned(roundUp(image.size, image.g.clusterSize) + image.file.size);
   const { leaksFixed } = await soundness(image);
+  const isRaw = image.hasDataFile && image.isRawData;
   const zeroed = await image.exclusive(async () => {
-    const bytes = await releaseZeroes(image, context);
+    const bytes = await (isRaw ? punchRawData : releaseZeroes)(image, context);
     await dropEmptyTables(image);
     await image.writeback.everything();
     await image.file.flush();
     await image.setDirty(false);
     return bytes;
   });
-  const moved = await image.exclusive(() => relocate(image, context));
+  const moved = await image.exclusive(async () => {
+    const bytes = await relocate(image, context);
+    if (!isRaw) await releaseUnstored(image, context);
+    return bytes;
+  });
   return { zeroed, leaked: leaksFixed * image.g.clusterSize, moved };
 }
 

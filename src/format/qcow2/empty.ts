@@ -33,7 +33,7 @@ export async function changeBackingFile(
   format: string | null,
 ): Promise<void> {
   const { header, node } = image;
-  if (image.hasDataFile && isRawData(image) && name !== null) {
+  if (image.hasDataFile && image.isRawData && name !== null) {
     throw new BlockError('EINVAL');
   }
   if (name !== null && new TextEncoder().encode(name).length > 1023) {
@@ -48,8 +48,4 @@ export async function changeBackingFile(
     throw withErrno('Could not update qcow2 header', e);
   }
   node.setBackingHint(header.backingFile, header.extensions.backingFormat ?? '');
-}
-
-function isRawData(image: Qcow2Image): boolean {
-  return (image.header.fields.autoclear_features & 2n) !== 0n;
 }

@@ -20,7 +20,7 @@ import type { Qcow2Header } from './header.js';
 import { storeHeader } from './header-switch.js';
 import { InFlight } from './in-flight.js';
 import type { L1Table } from './l1.js';
-import { encodeFields, HEADER_FIELDS, HEADER_V2_LENGTH, Incompat } from './layout.js';
+import { Autoclear, encodeFields, HEADER_FIELDS, HEADER_V2_LENGTH, Incompat } from './layout.js';
 import type { Mapping } from './mapping.js';
 import type { Qcow2Settings } from './options.js';
 import type { OverlapChecker } from './overlap.js';
@@ -125,6 +125,11 @@ export class Qcow2Image {
 
   get hasDataFile(): boolean {
     return this.dataFile !== this.file;
+  }
+
+  /** The data file is to be read as a raw image by itself. */
+  get isRawData(): boolean {
+    return (this.header.fields.autoclear_features & Autoclear.dataFileRaw) !== 0n;
   }
 
   get isWritable(): boolean {

@@ -20,7 +20,7 @@ import { releaseEntry } from './fill.js';
 import type { Qcow2Image } from './image.js';
 import type { ClusterRun } from './refcount.js';
 import { addCluster } from './refcount.js';
-import { Autoclear, Entry } from './layout.js';
+import { Entry } from './layout.js';
 import { useWritableSlice } from './tables.js';
 import type { GuestOffset } from './units.js';
 import { roundDown, roundUp } from './units.js';
@@ -91,8 +91,8 @@ export async function zeroLocked(
   to: GuestOffset,
   flags: number,
 ): Promise<void> {
-  const { g, header, dataFile } = image;
-  if ((header.fields.autoclear_features & Autoclear.dataFileRaw) !== 0n) {
+  const { g, dataFile } = image;
+  if (image.isRawData) {
     // The data file alone must read the same.
     await dataFile.writeZeroes(from, Math.min(to, image.size) - from, flags & Req.mayUnmap);
   }
@@ -173,8 +173,11 @@ function discardedEntry(image: Qcow2Image, entry: L2Entry, full: boolean): L2Ent
   return version >= 3 ? { ...base, lo: (base.lo | Entry.zeroLo) >>> 0 } : emptyEntry;
 }
 
-/** Applies `change` to each cluster of [from, to); what an entry named before is released. */
-async function changeEntries(
+/**
+ * Applies `change` to each cluster of [from, to); what an entry named before is released.
+ * `image.lock` is held and no run lies in the range.
+ */
+export async function changeEntries(
   image: Qcow2Image,
   from: GuestOffset,
   to: GuestOffset,

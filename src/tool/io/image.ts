@@ -86,6 +86,9 @@ export async function openImage(graph: BlockGraph, how: ImageHow): Promise<Backe
 
 /** As {@link openImage}, for tools that put other words before an error. */
 export async function openUnnamed(graph: BlockGraph, how: ImageHow): Promise<Backend> {
+  if (how.filename === '') {
+    throw new BlockError('EINVAL', "The 'file' block driver requires a file name");
+  }
   const backend = how.snapshot ? await openOverlay(graph, how) : await openPlain(graph, how);
   backend.writeCache = how.cache.writeback;
   if (how.copyOnRead) backend.node.copyOnReadUsers++;

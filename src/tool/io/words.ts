@@ -21,8 +21,8 @@ export function refuse(session: IoSession, text: string): never {
 }
 
 /** Prints how `command` is used and gives it up. */
-export function refuseUsage(session: IoSession, command: IoCommand, name: string): never {
-  session.out(usageLine(command, name));
+export function refuseUsage(session: IoSession, command: IoCommand): never {
+  session.out(usageLine(command, command.name));
   throw new Refused('usage');
 }
 
@@ -48,7 +48,7 @@ export function readOptions(
     // There are no long options here: the second dash is taken for a letter.
     const text = e.message.startsWith('unrecognized') ? "invalid option -- '-'" : e.message;
     session.output.err(`${words[0] ?? name}: ${text}\n`);
-    refuseUsage(session, command, words[0] ?? name);
+    refuseUsage(session, command);
   }
   return operands;
 }

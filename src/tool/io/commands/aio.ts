@@ -81,7 +81,7 @@ export const aioRead: ImageCommand = {
     }
     const [offsetWord, ...lengthWords] = operands;
     if (offsetWord === undefined || lengthWords.length === 0) {
-      return refuseUsage(session, aioRead, words[0] ?? '');
+      return refuseUsage(session, aioRead);
     }
     const offset = readSize(session, offsetWord);
     const data = Iov.from(readLengths(session, lengthWords).map((n) => new Uint8Array(n)));
@@ -153,7 +153,7 @@ export const aioWrite: ImageCommand = {
     }
     const [offsetWord, ...lengthWords] = operands;
     if (offsetWord === undefined || lengthWords.length === 0) {
-      return refuseUsage(session, aioWrite, words[0] ?? '');
+      return refuseUsage(session, aioWrite);
     }
     checkCombination(session, options, lengthWords.length);
     const offset = readSize(session, offsetWord);

@@ -44,7 +44,7 @@ export const discard: ImageCommand = {
     });
     const [offsetWord, bytesWord] = operands;
     if (offsetWord === undefined || bytesWord === undefined || operands.length > 2) {
-      return refuseUsage(session, discard, words[0] ?? '');
+      return refuseUsage(session, discard);
     }
     const offset = readSize(session, offsetWord);
     const bytes = readSize(session, bytesWord);
@@ -83,7 +83,7 @@ export const truncate: ImageCommand = {
     });
     if (wrong !== undefined) return session.error(`Invalid preallocation mode '${wrong}'`);
     const [word] = operands;
-    if (word === undefined) return refuseUsage(session, truncate, words[0] ?? '');
+    if (word === undefined) return refuseUsage(session, truncate);
     // The complaint shows the first word, whatever it is; scripts that match it know that.
     const bytes = readSize(session, word, words[1]);
     try {

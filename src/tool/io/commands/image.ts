@@ -100,8 +100,9 @@ export const open: ProgramCommand = {
       else setImageOption(session, how, letter, value);
     });
     const given = Object.keys(how.options).length > 0;
-    if (operands.length > 1 || (operands.length === 0 && !given)) {
-      return refuseUsage(session, open, words[0] ?? '');
+    const none = operands.length === 0 && !given && session.backend === undefined;
+    if (operands.length > 1 || none) {
+      return refuseUsage(session, open);
     }
     return openInSession(session, { ...how, filename: operands[0] });
   },
@@ -171,7 +172,7 @@ export const reopen: ImageCommand = {
         asked.writable = letter === 'w';
       }
     });
-    if (operands.length > 0) return refuseUsage(session, reopen, words[0] ?? '');
+    if (operands.length > 0) return refuseUsage(session, reopen);
     try {
       // The next command that writes asks for the permission again.
       const { perm, shared } = backend.perms;

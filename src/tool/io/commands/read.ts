@@ -57,7 +57,7 @@ export const read: ImageCommand = {
     });
     const [offsetWord, bytesWord] = operands;
     if (offsetWord === undefined || bytesWord === undefined || operands.length > 2) {
-      return refuseUsage(session, read, words[0] ?? '');
+      return refuseUsage(session, read);
     }
     const offset = readSize(session, offsetWord);
     const bytes = readSize(session, bytesWord);
@@ -65,7 +65,7 @@ export const read: ImageCommand = {
       refuse(session, `length cannot exceed ${MAX_REQUEST}, given ${bytesWord}`);
     }
     if (pattern === undefined && (length !== undefined || start !== undefined)) {
-      refuseUsage(session, read, words[0] ?? '');
+      refuseUsage(session, read);
     }
     const from = start ?? 0;
     const expected: Expected = {
@@ -116,7 +116,7 @@ export const readv: ImageCommand = {
     });
     const [offsetWord, ...lengthWords] = operands;
     if (offsetWord === undefined || lengthWords.length === 0) {
-      return refuseUsage(session, readv, words[0] ?? '');
+      return refuseUsage(session, readv);
     }
     const offset = readSize(session, offsetWord);
     const lengths = readLengths(session, lengthWords);

@@ -80,7 +80,7 @@ export const write: ImageCommand = {
     });
     const [offsetWord, bytesWord] = operands;
     if (offsetWord === undefined || bytesWord === undefined || operands.length > 2) {
-      return refuseUsage(session, write, words[0] ?? '');
+      return refuseUsage(session, write);
     }
     checkCombination(session, options);
     const offset = readSize(session, offsetWord);
@@ -173,7 +173,7 @@ export const writev: ImageCommand = {
     });
     const [offsetWord, ...lengthWords] = operands;
     if (offsetWord === undefined || lengthWords.length === 0) {
-      return refuseUsage(session, writev, words[0] ?? '');
+      return refuseUsage(session, writev);
     }
     const offset = readSize(session, offsetWord);
     const data = filled(readLengths(session, lengthWords), pattern);
