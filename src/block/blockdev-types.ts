@@ -16,6 +16,9 @@ export const blockdevRefOrNull = t.ref<string | NodeOptions | null>('BlockdevRef
   doc: 'name of a node, the options of a new one, or null for none',
 });
 
+/** QMP's BlockdevDriver: the name of a driver. */
+export const blockdevDriver = t.ref<string>('BlockdevDriver', { doc: 'name of a driver' });
+
 /** Fields of a driver that stands on one `file` (QMP's BlockdevOptionsGenericFormat). */
 export const onFile = { file: blockdevRef } satisfies Fields;
 
@@ -32,3 +35,37 @@ export const cowFormat: Decl = t.struct('BlockdevOptionsGenericCOWFormat', {
 export const blockPermission = t.enumOf('consistent-read', 'write', 'write-unchanged', 'resize', {
   name: 'BlockPermission',
 });
+
+/** QMP's PreallocMode. */
+export const preallocMode = t.enumOf('off', 'metadata', 'falloc', 'full', {
+  name: 'PreallocMode',
+  doc: 'what is allocated beforehand',
+});
+
+/** Fields that blockdev-create takes for every format on a file. */
+export const createdOnFile = {
+  file: blockdevRef,
+  size: t.size({ doc: 'virtual size in bytes' }),
+} satisfies Fields;
+
+const cipherAlgo = t.enumOf(
+  ...['aes-128', 'aes-192', 'aes-256', 'des', '3des', 'cast5-128', 'serpent-128', 'serpent-192'],
+  ...['serpent-256', 'twofish-128', 'twofish-192', 'twofish-256', 'sm4'],
+  { name: 'QCryptoCipherAlgo' },
+);
+
+const hashAlgo = t.enumOf(
+  ...['md5', 'sha1', 'sha224', 'sha256', 'sha384', 'sha512', 'ripemd160', 'sm3'],
+  { name: 'QCryptoHashAlgo' },
+);
+
+/** Fields of QMP's QCryptoBlockCreateOptionsLUKS. */
+export const luksCreateFields = {
+  'key-secret': t.optional(t.str({ doc: 'ID of the secret that holds the passphrase' })),
+  'cipher-alg': t.optional(cipherAlgo),
+  'cipher-mode': t.optional(t.enumOf('ecb', 'cbc', 'xts', 'ctr', { name: 'QCryptoCipherMode' })),
+  'ivgen-alg': t.optional(t.enumOf('plain', 'plain64', 'essiv', { name: 'QCryptoIVGenAlgo' })),
+  'ivgen-hash-alg': t.optional(hashAlgo),
+  'hash-alg': t.optional(hashAlgo),
+  'iter-time': t.optional(t.int({}, { doc: 'milliseconds that unlocking takes' })),
+} satisfies Fields;

@@ -351,8 +351,23 @@ export interface CreateContext {
   /** As the user typed it, protocol prefix included. */
   readonly filename: string;
   readonly values: CreateValues;
+  /** The files are not made here, but nodes that are open: nobody removes them. */
+  readonly keepsFiles?: boolean;
   /** Creates the protocol-level file `filename` (default: this image's) and opens it writable. */
   createFile(bytes: number, filename?: string): Promise<Backend>;
+}
+
+/** How `blockdev-create` makes images of a driver on nodes that are open. */
+export interface BlockdevCreate {
+  /** This driver's branch of QMP's BlockdevCreateOptions. */
+  readonly decl: Decl;
+  /**
+   * Options whose names and values differ from those of `-o` by more than `_` for `-`. Throws
+   * BlockError for what only QMP's form refuses.
+   */
+  values?(options: NodeOptions): CreateValues;
+  /** Nodes beside `file`, in the order in which `create` asks for files of their names. */
+  others?(options: NodeOptions): readonly (string | NodeOptions)[];
 }
 
 /** A driver: one entry of the catalogue. */
@@ -405,5 +420,7 @@ export interface Driver {
   /** Of `createOptions`, what `amend` accepts. */
   readonly amendOptions?: CreateOptionSet;
   create?(context: CreateContext): Promise<void>;
+  /** What `blockdev-create` takes; absent: it makes no such images. */
+  readonly blockdevCreate?: BlockdevCreate;
   measure?(values: CreateValues, source: Backend | undefined): Promise<MeasureResult>;
 }

@@ -16,7 +16,8 @@ export class MadeFiles {
     const file = await this.#context.createFile(0, filename);
     this.#open.push(file);
     const path = file.node.instance.exactFilename?.();
-    if (file.node.driver.name === 'file' && path !== undefined) this.#paths.push(path);
+    const isOurs = this.#context.keepsFiles !== true && file.node.driver.name === 'file';
+    if (isOurs && path !== undefined) this.#paths.push(path);
     return file;
   }
 

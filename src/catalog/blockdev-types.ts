@@ -10,24 +10,37 @@ import { fieldsOf, t } from '../options/schema.js';
 /** What the declarations of commands refer to; the catalogue's {@link blockdevTypes} fill it in. */
 export const blockdevOptions = t.ref<NodeOptions>('BlockdevOptions');
 
+/** QMP's BlockdevCreateOptions: what `blockdev-create` takes. */
+export const blockdevCreateOptions = t.ref<NodeOptions>('BlockdevCreateOptions');
+
 /** The declarations behind `t.ref('BlockdevOptions')` and its kin, for these drivers. */
 export function blockdevTypes(drivers: readonly Driver[]): ReadonlyMap<string, Decl> {
   const branches: Record<string, Decl> = {};
   for (const { name, blockdev } of drivers) if (blockdev !== undefined) branches[name] = blockdev;
   const names = Object.keys(branches).sort();
-  const base: Fields = {
-    ...commonFields(),
-    driver: t.enumOf(...names, { name: 'BlockdevDriver' }),
-  };
+  const driver = t.enumOf(...names, { name: 'BlockdevDriver' });
+  const base: Fields = { ...commonFields(), driver };
+  const creates: Record<string, Decl> = {};
+  for (const name of names) {
+    const found = drivers.find((each) => each.name === name)?.blockdevCreate?.decl;
+    creates[name] = found ?? nothing;
+  }
   const options: Decl = t.union('BlockdevOptions', 'driver', branches, { base });
   const ref = t.alternate({ object: options, str: t.str() }, { name: 'BlockdevRef' });
   const orNull = { object: options, str: t.str(), null: t.null() };
   return new Map<string, Decl>([
     ['BlockdevOptions', options],
+    ['BlockdevDriver', driver],
+    [
+      'BlockdevCreateOptions',
+      t.union('BlockdevCreateOptions', 'driver', creates, { base: { driver } }),
+    ],
     ['BlockdevRef', ref],
     ['BlockdevRefOrNull', t.alternate(orNull, { name: 'BlockdevRefOrNull' })],
   ]);
 }
+
+const nothing = t.struct('q_empty', {});
 
 /** Options of every node as QMP has them: the old `cache.writeback` is none of it. */
 function commonFields(): Fields {

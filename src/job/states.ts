@@ -72,7 +72,7 @@ const taken: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
   pause: unfinished,
   resume: unfinished,
   'set-speed': unfinished,
-  complete: ['ready'],
+  complete: ['ready', 'standby'],
   dismiss: ['concluded'],
   finalize: ['pending'],
   change: unfinished,

@@ -48,7 +48,7 @@ describe('states', () => {
       '01111100000',
       '01111100000',
       '01111100000',
-      '00001000000',
+      '00001100000',
       '00000000010',
       '00000001000',
       '01111100000',
@@ -311,7 +311,6 @@ describe('one job', () => {
       job.start();
       await settle();
       job.pauseByUser();
-      await expect(job.complete()).rejects.toThrow("in state 'standby' cannot accept");
       job.resumeByUser();
       expect(bench.took()).toBe('created running ready BLOCK_JOB_READY standby ready');
       if (how === 'complete') await job.complete();

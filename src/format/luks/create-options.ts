@@ -1,9 +1,18 @@
 /** Creation and amend options of the luks format, and their meaning for block/crypto. */
+import {
+  blockdevRef,
+  createdOnFile,
+  luksCreateFields,
+  preallocMode,
+} from '../../block/blockdev-types.js';
 import type { LuksCreateOptions } from '../../block/crypto/luks.js';
 import { luksDefaults } from '../../block/crypto/luks.js';
 import { luksOptionsFrom } from '../../block/crypto/luks-options.js';
+import type { BlockdevCreate } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { createOptions } from '../../options/create-options.js';
+import { t } from '../../options/schema.js';
 
 export const luksCreateOptions = createOptions({
   size: { type: 'size', help: 'Virtual disk size' },
@@ -29,3 +38,21 @@ export const luksAmendOptions = createOptions({
 export function volumeOptions(values: CreateValues): LuksCreateOptions {
   return luksDefaults(luksOptionsFrom((name) => values[name]));
 }
+
+/** What blockdev-create takes. */
+export const luksBlockdevCreate: BlockdevCreate = {
+  decl: t.struct('BlockdevCreateOptionsLUKS', {
+    ...createdOnFile,
+    file: t.optional(createdOnFile.file),
+    header: t.optional(blockdevRef),
+    ...luksCreateFields,
+    preallocation: t.optional(preallocMode),
+  }),
+  values: ({ file, header }) => {
+    if (header !== undefined) {
+      throw new BlockError('ENOTSUP', "Option 'header' of blockdev-create is not supported");
+    }
+    if (file !== undefined) return {};
+    throw new BlockError('EINVAL', "Either the parameter 'header' or 'file' must be specified");
+  },
+};

@@ -17,7 +17,12 @@ import { BlockError } from '../../block/errors.js';
 import { t } from '../../options/schema.js';
 import type { CreateValues } from '../../options/create-options.js';
 import type { Backend } from '../../block/backend.js';
-import { luksAmendOptions, luksCreateOptions, volumeOptions } from './create-options.js';
+import {
+  luksAmendOptions,
+  luksBlockdevCreate,
+  luksCreateOptions,
+  volumeOptions,
+} from './create-options.js';
 
 export type { LuksVolume };
 
@@ -34,6 +39,7 @@ export const luksDriver: Driver = {
   probe: (head) => (isLuks(head) && head[6] === 0 && head[7] === 1 ? 100 : 0),
   open: async (context) => (await import('./open.js')).openLuksNode(context),
   createOptions: luksCreateOptions,
+  blockdevCreate: luksBlockdevCreate,
   amendOptions: luksAmendOptions,
   create: async (context) => {
     await (await import('./create.js')).createLuksImage(context);

@@ -20,6 +20,7 @@
  */
 import { reopenNames } from '../../block/node-options.js';
 import type { Driver, DriverInstance, OpenContext } from '../../block/driver.js';
+import { qcow2BlockdevCreate } from './blockdev-create.js';
 import { qcow2AmendOptions, qcow2CreateOptions } from './create-options.js';
 import { MAGIC } from './layout.js';
 import { joinSettings, qcow2Blockdev, qcow2OptionNames, qcow2Options } from './options.js';
@@ -54,6 +55,7 @@ export const qcow2Driver: Driver = {
   open,
   maxSize: 2 ** 62,
   createOptions: qcow2CreateOptions,
+  blockdevCreate: qcow2BlockdevCreate,
   amendOptions: qcow2AmendOptions,
   create: async (context) => {
     const { createQcow2 } = await import('./create.js');

@@ -19,7 +19,7 @@
  */
 import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { vdiCreateOptions } from './create-options.js';
+import { vdiBlockdevCreate, vdiCreateOptions } from './create-options.js';
 import { isVdi } from './header.js';
 
 export const vdiDriver: Driver = {
@@ -33,6 +33,7 @@ export const vdiDriver: Driver = {
   probe: (head) => (isVdi(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openVdi(context),
   createOptions: vdiCreateOptions,
+  blockdevCreate: vdiBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createVdi(context);
   },

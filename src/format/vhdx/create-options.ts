@@ -1,5 +1,9 @@
 /** Creation options of the vhdx format. */
+import { createdOnFile } from '../../block/blockdev-types.js';
+import type { BlockdevCreate } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
 import { createOptions } from '../../options/create-options.js';
+import { t } from '../../options/schema.js';
 
 export const vhdxCreateOptions = createOptions({
   size: { type: 'size', help: 'Virtual disk size, at most 64 TiB' },
@@ -19,3 +23,27 @@ export const vhdxCreateOptions = createOptions({
     help: 'Blocks of a new dynamic disk are marked as zero (the default), or as not there',
   },
 });
+
+const MIB = 1024 * 1024;
+
+/** What blockdev-create takes. */
+export const vhdxBlockdevCreate: BlockdevCreate = {
+  decl: t.struct('BlockdevCreateOptionsVhdx', {
+    ...createdOnFile,
+    'log-size': t.optional(t.size({ doc: 'bytes of the log, whole MiB' })),
+    'block-size': t.optional(t.size({ doc: 'bytes of a block' })),
+    subformat: t.optional(t.enumOf('dynamic', 'fixed', { name: 'BlockdevVhdxSubformat' })),
+    'block-state-zero': t.optional(t.bool({ doc: 'blocks of a new disk are marked as zero' })),
+  }),
+  values: ({ 'log-size': log, 'block-size': block }) => {
+    // Sizes of `-o` are rounded.
+    for (const [what, size] of [
+      ['Log', log],
+      ['Block', block],
+    ] as const) {
+      if (typeof size !== 'number' || size % MIB === 0) continue;
+      throw new BlockError('EINVAL', `${what} size must be a multiple of 1 MB`);
+    }
+    return {};
+  },
+};

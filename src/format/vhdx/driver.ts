@@ -32,8 +32,9 @@
  *
  * Not supported: writing to differencing disks; resizing.
  */
+import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { vhdxCreateOptions } from './create-options.js';
+import { vhdxBlockdevCreate, vhdxCreateOptions } from './create-options.js';
 import { IDENTIFIER } from './layout.js';
 
 function probe(head: Uint8Array): number {
@@ -49,9 +50,11 @@ export const vhdxDriver: Driver = {
   needsFile: true,
   supportsBacking: true,
   optionNames: [],
+  blockdev: genericFormat,
   probe,
   open: async (context) => (await import('./open.js')).openVhdx(context),
   createOptions: vhdxCreateOptions,
+  blockdevCreate: vhdxBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createVhdx(context);
   },

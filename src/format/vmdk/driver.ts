@@ -25,7 +25,7 @@
  */
 import { cowFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { vmdkCreateOptions } from './create-options.js';
+import { vmdkBlockdevCreate, vmdkCreateOptions } from './create-options.js';
 import { isDescriptor } from './descriptor.js';
 import { COWD_MAGIC, SPARSE_MAGIC } from './layout.js';
 
@@ -47,6 +47,7 @@ export const vmdkDriver: Driver = {
   probe,
   open: async (context) => (await import('./open.js')).openVmdk(context),
   createOptions: vmdkCreateOptions,
+  blockdevCreate: vmdkBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createVmdk(context);
   },

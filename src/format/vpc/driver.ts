@@ -28,7 +28,7 @@
  */
 import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { vpcCreateOptions } from './create-options.js';
+import { vpcBlockdevCreate, vpcCreateOptions } from './create-options.js';
 import { hasCookie } from './footer.js';
 import { FOOTER_COOKIE } from './layout.js';
 
@@ -43,6 +43,7 @@ export const vpcDriver: Driver = {
   probe: (head) => (head.byteLength >= 8 && hasCookie(head, FOOTER_COOKIE) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openVpc(context),
   createOptions: vpcCreateOptions,
+  blockdevCreate: vpcBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createVpc(context);
   },

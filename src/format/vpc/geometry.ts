@@ -37,12 +37,16 @@ export function geometryOf(totalSectors: number): Geometry {
  */
 export function geometryFor(totalSectors: number): Geometry {
   if (totalSectors > Limit.geometrySectors) {
-    const text = 'The requested image size cannot be represented in CHS geometry';
-    throw new BlockError('EINVAL', text);
+    throw notRepresentable();
   }
   // The distance to the next geometry is below one cylinder.
   for (let wanted = totalSectors; ; wanted++) {
     const geometry = geometryOf(wanted);
     if (geometrySectors(geometry) >= totalSectors) return geometry;
   }
+}
+
+export function notRepresentable(): BlockError {
+  const text = 'The requested image size cannot be represented in CHS geometry';
+  return new BlockError('EINVAL', text);
 }

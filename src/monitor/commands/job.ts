@@ -1,4 +1,6 @@
 /** Commands for all jobs, and those for jobs on disks, which are older. */
+import { blockdevCreateOptions } from '../../catalog/blockdev-types.js';
+import { createWork } from '../../job/blockdev-create.js';
 import type { Job } from '../../job/job.js';
 import { t } from '../../options/schema.js';
 import type { Command } from '../command.js';
@@ -171,7 +173,21 @@ const queryBlockJobs = definePlainCommand({
   run: ({ jobs }) => jobs.all.filter((job) => job.isBlockJob).map((job) => job.blockJobInfo()),
 });
 
+const blockdevCreate = defineCommand({
+  name: 'blockdev-create',
+  doc: 'Starts a job that makes a file, or an image on nodes that are open.',
+  args: t.struct('q_obj_blockdev-create-arg', { 'job-id': jobId, options: blockdevCreateOptions }),
+  since: '3.0',
+  givenOnly: true,
+  run: async ({ graph, jobs }, { 'job-id': id, options }) => {
+    const work = createWork(graph, options);
+    const job = await jobs.create({ id, work, autoDismiss: false });
+    job.start();
+  },
+});
+
 export const jobCommands: readonly Command[] = [
+  blockdevCreate,
   ...verbs.map(jobVerb),
   jobCancel,
   queryJobs,

@@ -20,7 +20,7 @@ import { parseValue } from '../../options/schema.js';
 import { hasLocks, ImageLocks, unlocked } from './image-locks.js';
 import { FileInstance } from './instance.js';
 import type { FileOptions } from './options.js';
-import { fileOptionNames, fileOptions } from './options.js';
+import { fileBlockdevCreate, fileOptionNames, fileOptions } from './options.js';
 import { truncateRegular } from './truncate.js';
 import { Perm } from '../../block/types.js';
 
@@ -211,7 +211,12 @@ function driver(name: Name): Driver {
   };
 }
 
-export const fileDriver: Driver = { ...driver('file'), createOptions: createSet, create };
+export const fileDriver: Driver = {
+  ...driver('file'),
+  createOptions: createSet,
+  create,
+  blockdevCreate: fileBlockdevCreate,
+};
 
 export const hostDeviceDriver: Driver = {
   ...driver('host_device'),

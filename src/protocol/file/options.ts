@@ -1,4 +1,7 @@
 /** Options of the drivers for files and devices of the host. */
+import { preallocMode } from '../../block/blockdev-types.js';
+import type { BlockdevCreate } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
 import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 
@@ -44,3 +47,18 @@ export const fileOptionNames: readonly string[] = [
   'drop-cache',
   'x-check-cache-dropped',
 ];
+
+/** What blockdev-create takes. */
+export const fileBlockdevCreate: BlockdevCreate = {
+  decl: t.struct('BlockdevCreateOptionsFile', {
+    filename: t.str({ doc: 'path of the file' }),
+    size: t.size({ doc: 'length in bytes' }),
+    preallocation: t.optional(preallocMode),
+    nocow: t.optional(t.bool({ doc: 'no copy-on-write of the file system (btrfs)' })),
+    'extent-size-hint': t.optional(t.size({ doc: 'hint to the file system' })),
+  }),
+  values: ({ preallocation }) => {
+    if (preallocation !== 'metadata') return {};
+    throw new BlockError('ENOTSUP', 'Unsupported preallocation mode: metadata');
+  },
+};

@@ -1,0 +1,61 @@
+/** What blockdev-create takes for qcow2. */
+import {
+  blockdevDriver,
+  blockdevRef,
+  createdOnFile,
+  luksCreateFields,
+  preallocMode,
+} from '../../block/blockdev-types.js';
+import type { BlockdevCreate, NodeOptions } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
+import type { CreateValues } from '../../options/create-options.js';
+import { t } from '../../options/schema.js';
+
+const keySecret = t.optional(t.str({ doc: 'ID of the secret that holds the passphrase' }));
+
+const encryption = t.union(
+  'QCryptoBlockCreateOptions',
+  'format',
+  {
+    qcow: t.struct('QCryptoBlockOptionsQCow', { 'key-secret': keySecret }),
+    luks: t.struct('QCryptoBlockCreateOptionsLUKS', luksCreateFields),
+  },
+  { base: { format: t.enumOf('qcow', 'luks', { name: 'QCryptoBlockFormat' }) } },
+);
+
+function valuesOf(options: NodeOptions): CreateValues {
+  const { size, version, encrypt } = options;
+  if (typeof size === 'number' && size % 512 !== 0) {
+    throw new BlockError('EINVAL', 'Image size must be a multiple of 512 bytes');
+  }
+  const values: Record<string, string | number | boolean> = {};
+  if (version !== undefined) values['compat'] = version === 'v2' ? '0.10' : '1.1';
+  for (const [name, value] of Object.entries((encrypt as NodeOptions | undefined) ?? {})) {
+    const word = name === 'format' && value === 'qcow' ? 'aes' : value;
+    values[`encrypt.${name}`] = word as string | number | boolean;
+  }
+  return values;
+}
+
+export const qcow2BlockdevCreate: BlockdevCreate = {
+  decl: t.struct('BlockdevCreateOptionsQcow2', {
+    ...createdOnFile,
+    'data-file': t.optional(blockdevRef),
+    'data-file-raw': t.optional(t.bool({ doc: 'the data file must stay valid as a raw image' })),
+    'extended-l2': t.optional(t.bool({ doc: 'extended L2 tables' })),
+    version: t.optional(t.enumOf('v2', 'v3', { name: 'BlockdevQcow2Version' })),
+    'backing-file': t.optional(t.str({ doc: 'name of the backing file' })),
+    'backing-fmt': t.optional(blockdevDriver),
+    encrypt: t.optional(encryption),
+    'cluster-size': t.optional(t.size({ doc: 'bytes of a cluster' })),
+    preallocation: t.optional(preallocMode),
+    'lazy-refcounts': t.optional(t.bool({ doc: 'postpone refcount updates' })),
+    'refcount-bits': t.optional(t.int({}, { doc: 'bits of a reference count' })),
+    'compression-type': t.optional(t.enumOf('zlib', 'zstd', { name: 'Qcow2CompressionType' })),
+  }),
+  values: valuesOf,
+  others: (options) => {
+    const ref = options['data-file'];
+    return ref === undefined ? [] : [ref as string | NodeOptions];
+  },
+};
