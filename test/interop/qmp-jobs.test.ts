@@ -139,6 +139,8 @@ const scripts: Readonly<Record<string, (dir: string) => Step[]>> = {
       ...on('vpc'),
       ...on('vpc', { subformat: 'fixed', 'force-size': true }),
       ...on('vpc', { size: 2 ** 45 }),
+      ...on('qed', { 'cluster-size': 4096, 'table-size': 1 }),
+      ...on('qed', { 'cluster-size': 1234 }),
       ...on('vhdx'),
       ...on('vhdx', { 'block-size': 1234567 }),
       ...on('vhdx', { 'log-size': 1234567 }),

@@ -15,7 +15,7 @@
  */
 import { cowFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { qedCreateOptions } from './create-options.js';
+import { qedBlockdevCreate, qedCreateOptions } from './create-options.js';
 import { isQed } from './header.js';
 
 export const qedDriver: Driver = {
@@ -28,6 +28,7 @@ export const qedDriver: Driver = {
   probe: (head) => (isQed(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openQed(context),
   createOptions: qedCreateOptions,
+  blockdevCreate: qedBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createQed(context);
   },

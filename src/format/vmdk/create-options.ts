@@ -53,9 +53,9 @@ export const vmdkBlockdevCreate: BlockdevCreate = {
     'zeroed-grain': t.optional(t.bool({ doc: 'zero writes are marked in the tables' })),
   }),
   values: ({ extents, subformat }) => {
-    if (subformat !== undefined && /Flat|twoGb/.test(String(subformat))) {
+    if (typeof subformat === 'string' && /Flat|twoGb/.test(subformat)) {
       if (extents === undefined) throw new BlockError('EINVAL', 'Extent [0] not specified');
-      const text = `Sub-format '${String(subformat)}' is not supported by blockdev-create`;
+      const text = `Sub-format '${subformat}' is not supported by blockdev-create`;
       throw new BlockError('ENOTSUP', text);
     }
     if (extents === undefined) return {};
