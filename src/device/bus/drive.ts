@@ -1,0 +1,190 @@
+/**
+ * A drive: a backend as a device uses it. Requests go by the error policies of the backend
+ * (`rerror`, `werror`).
+ *
+ * A request that fails under `stop` waits until the guest runs again and is then repeated; a
+ * reset in the meantime gives it up (`abandon`), so that nothing old is ever repeated after the
+ * guest has moved on.
+ */
+import type { Backend, BackendUser, ErrorAction } from '../../block/backend.js';
+import { BlockError, errorCode } from '../../block/errors.js';
+import { Perm } from '../../block/types.js';
+import { errnoText } from '../../lib/errno.js';
+import type { Iov } from '../../lib/iov.js';
+import type { DeviceContext } from './device.js';
+
+/** A property `rerror` or `werror`; `auto` leaves what the drive says. */
+export type OnError = 'auto' | ErrorAction;
+
+/** How a device takes its drive. */
+export interface DriveInit {
+  readonly backend: Backend;
+  readonly context: DeviceContext;
+  readonly user: BackendUser;
+  readonly isReadOnly: boolean;
+  /** The guest may see the medium change its length. */
+  readonly resizable: boolean;
+  /** Others may write meanwhile. */
+  readonly shareWrites: boolean;
+  readonly rerror: OnError;
+  readonly werror: OnError;
+  readonly writeCache: 'auto' | 'on' | 'off';
+  /** The backend's length changed. */
+  readonly resized: () => void;
+}
+
+type Operation = 'read' | 'write';
+
+/** Thrown into a request that a reset gave up. */
+export class Abandoned extends Error {
+  override readonly name = 'Abandoned';
+}
+
+/** The user of a disk that nobody takes out. */
+export function fixedUser(qdev: string): BackendUser {
+  const nothing = (): void => undefined;
+  return {
+    qdev,
+    isRemovable: false,
+    hasTray: false,
+    isTrayOpen: false,
+    isLocked: false,
+    requestEject: nothing,
+    mediumChanged: nothing,
+    moveTray: nothing,
+  };
+}
+
+export class Drive {
+  readonly backend: Backend;
+  readonly #context: DeviceContext;
+  #generation = 0;
+
+  private constructor(init: DriveInit) {
+    this.backend = init.backend;
+    this.#context = init.context;
+  }
+
+  /** Takes a backend for a device. Throws BlockError; then the backend is free as before. */
+  static async claim(init: DriveInit): Promise<Drive> {
+    const { backend } = init;
+    if (backend.user !== undefined) {
+      throw new BlockError('EBUSY', `Drive '${backend.name}' is already in use by another device`);
+    }
+    backend.user = init.user;
+    try {
+      const perm = Perm.consistentRead | (init.isReadOnly ? 0 : Perm.write);
+      let shared: number = Perm.consistentRead | Perm.writeUnchanged;
+      if (init.resizable) shared |= Perm.resize;
+      if (init.shareWrites) shared |= Perm.write;
+      await backend.setPerms({ perm, shared });
+    } catch (e) {
+      backend.user = undefined;
+      throw e;
+    }
+    if (init.rerror !== 'auto') backend.onReadError = init.rerror;
+    if (init.werror !== 'auto') backend.onWriteError = init.werror;
+    if (init.writeCache !== 'auto') backend.writeCache = init.writeCache === 'on';
+    backend.onResize = init.resized;
+    return new Drive(init);
+  }
+
+  /** The device is gone. */
+  async release(): Promise<void> {
+    this.abandon();
+    this.backend.user = undefined;
+    this.backend.onResize = undefined;
+    await this.#context.releaseBackend(this.backend);
+  }
+
+  /** Whether there is a medium. */
+  get isInserted(): boolean {
+    return this.backend.isInserted;
+  }
+
+  /** Length of the medium in bytes, 0 without one. */
+  get bytes(): number {
+    return this.backend.isInserted ? this.backend.size : 0;
+  }
+
+  get isReadOnly(): boolean {
+    return this.backend.isInserted && this.backend.node.readOnly;
+  }
+
+  /** Requests that wait for the guest to run again are given up. */
+  abandon(): void {
+    this.#generation++;
+  }
+
+  read(offset: number, iov: Iov): Promise<void> {
+    return this.#run('read', () => this.backend.read(offset, iov));
+  }
+
+  /** `flags`: Req.fua to have it durable when it is done. */
+  write(offset: number, iov: Iov, flags = 0): Promise<void> {
+    return this.#run('write', () => this.backend.write(offset, iov, flags));
+  }
+
+  writeZeroes(offset: number, bytes: number, flags: number): Promise<void> {
+    return this.#run('write', () => this.backend.writeZeroes(offset, bytes, flags));
+  }
+
+  discard(offset: number, bytes: number): Promise<void> {
+    return this.#run('write', () => this.backend.discard(offset, bytes));
+  }
+
+  flush(): Promise<void> {
+    return this.#run('write', () => this.backend.flush());
+  }
+
+  #run(operation: Operation, attempt: () => Promise<void>): Promise<void> {
+    const generation = this.#generation;
+    return attempt().catch((e: unknown) => this.#failed(operation, attempt, generation, e));
+  }
+
+  async #failed(
+    operation: Operation,
+    attempt: () => Promise<void>,
+    generation: number,
+    error: unknown,
+  ): Promise<void> {
+    for (let failure = error; ;) {
+      const action = this.#action(operation, errorCode(failure));
+      this.#tell(operation, action, failure);
+      if (action === 'ignore') return;
+      if (action === 'report') throw failure;
+      const { run } = this.#context;
+      run.stopForError();
+      await run.whenRunning();
+      if (generation !== this.#generation) throw new Abandoned('given up by a reset');
+      try {
+        await attempt();
+        return;
+      } catch (e) {
+        failure = e;
+      }
+    }
+  }
+
+  /** What the policy says of an error. */
+  #action(operation: Operation, code: string): 'report' | 'ignore' | 'stop' {
+    const { onReadError, onWriteError } = this.backend;
+    const policy = operation === 'read' ? onReadError : onWriteError;
+    if (policy !== 'enospc') return policy;
+    return code === 'ENOSPC' ? 'stop' : 'report';
+  }
+
+  #tell(operation: Operation, action: string, failure: unknown): void {
+    const code = errorCode(failure);
+    const { backend } = this;
+    this.#context.emit('BLOCK_IO_ERROR', {
+      'qom-path': backend.user?.qdev ?? '',
+      device: backend.name,
+      ...(backend.isInserted ? { 'node-name': backend.node.name } : {}),
+      operation,
+      action,
+      nospace: code === 'ENOSPC',
+      reason: errnoText(code),
+    });
+  }
+}

@@ -1,0 +1,49 @@
+/**
+ * Guest memory as the buffer of one request: RAM where it stands, copies elsewhere.
+ *
+ * RAM is lent without copying, so a guest that changes a buffer while a write is under way writes
+ * a mixture, as it would with real hardware; nothing else can come of it.
+ */
+import type { GuestMemory, GuestRange } from '../../host/guest-memory.js';
+import { Iov } from '../../lib/iov.js';
+
+/** Which way data moves. */
+export type DmaDirection = 'to-guest' | 'from-guest';
+
+export interface GuestBuffer {
+  readonly iov: Iov;
+  /** Brings what was read to the guest, where the buffer is a copy; call when the request ended. */
+  finish(): void;
+}
+
+const nothing = (): void => undefined;
+
+/** The bytes of `ranges`, in order. */
+export function guestBuffer(
+  memory: GuestMemory,
+  ranges: readonly GuestRange[],
+  direction: DmaDirection,
+): GuestBuffer {
+  const pieces: Uint8Array[] = [];
+  let copies: { readonly address: number; readonly copy: Uint8Array }[] | undefined;
+  for (const { address, bytes } of ranges) {
+    if (bytes === 0) continue;
+    const view = memory.tryView(address, bytes);
+    if (view !== undefined) {
+      pieces.push(view);
+      continue;
+    }
+    const copy = new Uint8Array(bytes);
+    if (direction === 'from-guest') memory.read(address, copy);
+    else (copies ??= []).push({ address, copy });
+    pieces.push(copy);
+  }
+  const made = copies;
+  const finish =
+    made === undefined
+      ? nothing
+      : (): void => {
+          for (const { address, copy } of made) memory.write(address, copy);
+        };
+  return { iov: Iov.from(pieces), finish };
+}

@@ -1,0 +1,415 @@
+/**
+ * A PC that carries devices: RAM, ports, memory-mapped registers, PCI, interrupt inputs, CMOS and
+ * firmware's configuration, and a clock; but no processor. Whoever drives it (qtest, an
+ * emulator, a test) reads and writes ports and memory.
+ *
+ * Order of life: construct → start → (add, remove, reset, pause, resume)* → close.
+ */
+import { Backend } from '../block/backend.js';
+import type { BlockGraph } from '../block/graph.js';
+import { Perm } from '../block/types.js';
+import { deviceAliases, deviceTypes } from '../catalog/devices.js';
+import type { GuestClock } from '../device/bus/clock.js';
+import type { Bus, Device, DeviceContext, DeviceType } from '../device/bus/device.js';
+import { PciBus, PciConfigPorts } from '../device/bus/pci/bus.js';
+import type { AccessSize } from '../device/bus/space.js';
+import { IoSpace } from '../device/bus/space.js';
+import { OptionError } from '../options/option-error.js';
+import type { Chipset, MachineType } from './chipset.js';
+import { pcChipset, q35Chipset } from './chipset.js';
+import { hostClock } from './clock.js';
+import { Cmos } from './cmos.js';
+import { FwCfg, textItem } from './fw-cfg.js';
+import { Interrupts } from './interrupts.js';
+import { GuestRam } from './ram.js';
+
+export type { MachineType } from './chipset.js';
+
+/** Why the guest stands still. */
+export type PauseReason = 'paused' | 'io-error' | 'prelaunch';
+
+/** `-global DRIVER.PROPERTY=VALUE`. */
+export interface GlobalProperty {
+  readonly driver: string;
+  readonly property: string;
+  readonly value: string;
+}
+
+export interface BootOptions {
+  /** Letters a, c, d, n; default `cad`. */
+  readonly order?: string;
+  /** Until the first reset. */
+  readonly once?: string;
+  /** Firmware looks whether a floppy can be booted; default true. */
+  readonly checkFloppy?: boolean;
+}
+
+export interface MachineInit {
+  readonly graph: BlockGraph;
+  readonly type: MachineType;
+  /** RAM; default 128 MiB. */
+  readonly ramBytes?: number;
+  /** Default: one that goes with the host's. */
+  readonly clock?: GuestClock;
+  readonly boot?: BootOptions;
+  readonly globals?: readonly GlobalProperty[];
+  /**
+   * Slots 2 and 3 (pc) or 1 and 2 (q35) stay free, where QEMU has a display and a network card
+   * by default, so that devices without an address come to the same slots.
+   */
+  readonly keepDefaultSlots?: boolean;
+  /** The guest begins standing still. */
+  readonly isPaused?: boolean;
+  /** Events for monitors: BLOCK_IO_ERROR, DEVICE_TRAY_MOVED. */
+  readonly emit?: (name: string, data: Readonly<Record<string, unknown>>) => void;
+  /** The guest stopped or goes on, whoever caused it. */
+  readonly onRunState?: (isRunning: boolean, reason: PauseReason) => void;
+}
+
+/** Properties of a device as given: `driver`, `id`, `bus`, and its own. */
+export type DeviceProperties = Readonly<Record<string, unknown>>;
+
+const DEFAULT_RAM = 128 * 1024 * 1024;
+const PC_HOLE = 0xe000_0000;
+const Q35_HOLE = 0xb000_0000;
+const DEFAULT_BOOT = 'cad';
+
+export class Machine {
+  readonly type: MachineType;
+  readonly graph: BlockGraph;
+  readonly ports = new IoSpace(0xff);
+  readonly mmio = new IoSpace(0);
+  readonly ram: GuestRam;
+  readonly clock: GuestClock;
+  readonly interrupts = new Interrupts();
+  readonly cmos: Cmos;
+  readonly fwCfg: FwCfg;
+  /** All devices, in the order in which they came. */
+  readonly devices = new Set<Device>();
+  readonly pci: PciBus;
+  readonly #init: MachineInit;
+  readonly #chipset: Chipset;
+  readonly #configPorts: PciConfigPorts;
+  readonly #context: DeviceContext;
+  /** Devices of the machine itself, which nobody takes away. */
+  readonly #own = new Set<Device>();
+  /** Backends that were made for a `drive=` that names a node. */
+  readonly #anonymous = new Set<Backend>();
+  #paused: PauseReason | undefined;
+  #waiting: (() => void)[] = [];
+  #bootOrder: string;
+
+  constructor(init: MachineInit) {
+    this.#init = init;
+    this.type = init.type;
+    this.graph = init.graph;
+    this.ram = new GuestRam(init.ramBytes ?? DEFAULT_RAM, init.type === 'pc' ? PC_HOLE : Q35_HOLE);
+    this.clock = init.clock ?? hostClock(init.graph.host.clock);
+    this.cmos = new Cmos(() => new Date());
+    this.cmos.setMemory(this.ram.bytes, this.ram.lowBytes);
+    this.fwCfg = new FwCfg(this.ram.bytes);
+    this.#bootOrder = init.boot?.once ?? init.boot?.order ?? DEFAULT_BOOT;
+    this.#paused = init.isPaused === true ? 'prelaunch' : undefined;
+    const isPc = init.type === 'pc';
+    this.#chipset = isPc ? pcChipset(this.interrupts) : q35Chipset(this.interrupts);
+    this.pci = this.#makeBus(isPc ? 'pci.0' : 'pcie.0');
+    if (init.keepDefaultSlots === true) {
+      for (const slot of isPc ? [2, 3] : [1, 2]) this.pci.reserved.add(slot);
+    }
+    this.#configPorts = new PciConfigPorts((bus) => (bus === 0 ? this.pci : undefined));
+    this.ports.map(0xcf8, this.#configPorts.address);
+    this.ports.map(0xcfc, this.#configPorts.data);
+    this.ports.map(0x70, this.cmos.region);
+    this.ports.map(0x510, this.fwCfg.region);
+    this.#context = this.#makeContext();
+  }
+
+  #makeBus(name: string): PciBus {
+    return new PciBus({
+      name,
+      ports: this.ports,
+      mmio: this.mmio,
+      memory: this.ram,
+      setPin: (slot, pin, level) => {
+        this.#chipset.setPin(slot, pin, level);
+      },
+      sendMessage: (address, data) => {
+        const bytes = new Uint8Array(4);
+        new DataView(bytes.buffer).setUint32(0, data, true);
+        this.ram.write(address, bytes);
+      },
+      firmwarePath: '/pci@i0cf8',
+    });
+  }
+
+  #makeContext(): DeviceContext {
+    return {
+      host: this.graph.host,
+      memory: this.ram,
+      ports: this.ports,
+      mmio: this.mmio,
+      clock: this.clock,
+      isaIrq: (number) => this.interrupts.line(number),
+      run: {
+        isRunning: () => this.isRunning,
+        stopForError: () => {
+          this.pause('io-error');
+        },
+        whenRunning: () => this.whenRunning(),
+      },
+      backend: (name) => this.#backend(name),
+      releaseBackend: (backend) => this.#releaseBackend(backend),
+      emit: (name, data) => {
+        this.#init.emit?.(name, data);
+      },
+    };
+  }
+
+  /** Makes the machine's own devices and resets everything. */
+  async start(): Promise<void> {
+    this.#chipset.attach(this.pci);
+    if (this.type === 'pc') await this.#addOwn({ driver: 'piix3-ide', addr: '1.1' });
+    this.#settle();
+    for (const device of this.devices) device.reset();
+    this.#chipset.reset();
+    this.#configPorts.reset();
+  }
+
+  async #addOwn(properties: DeviceProperties): Promise<void> {
+    this.#own.add(await this.#create(properties, 'keyval', true));
+  }
+
+  // --- devices
+
+  /** A device's type by name or alias. Throws OptionError. */
+  static deviceType(driver: string): DeviceType {
+    const name = deviceAliases[driver] ?? driver;
+    const type = deviceTypes.find((each) => each.name === name);
+    if (type === undefined) {
+      throw new OptionError(`'${driver}' is not a valid device model name`, 'driver');
+    }
+    return type;
+  }
+
+  /**
+   * Adds a device: `-device`, and `device_add` when the guest runs. Texts are taken for values
+   * unless `from` is 'qmp'. Throws OptionError or BlockError; then there is no new device.
+   */
+  async addDevice(properties: DeviceProperties, from: 'keyval' | 'qmp'): Promise<Device> {
+    const device = await this.#create(properties, from, false);
+    this.#settle();
+    return device;
+  }
+
+  async #create(given: DeviceProperties, from: 'keyval' | 'qmp', isOwn: boolean): Promise<Device> {
+    const { driver, id, bus: busName, ...properties } = given;
+    if (typeof driver !== 'string') throw new OptionError("Parameter 'driver' is missing");
+    const type = Machine.deviceType(driver);
+    if (!isOwn && !type.userCreatable) {
+      throw new OptionError(`Parameter 'driver' expects a pluggable device type`);
+    }
+    const name = typeof id === 'string' ? id : undefined;
+    if (name !== undefined && this.tryDevice(name) !== undefined) {
+      throw new OptionError(`Duplicate device ID '${name}'`);
+    }
+    const bus = this.#findBus(type, typeof busName === 'string' ? busName : undefined);
+    const globals: Record<string, unknown> = {};
+    for (const each of this.#init.globals ?? []) {
+      if (each.driver === type.name) globals[each.property] = each.value;
+    }
+    const device = type.create(
+      { id: name, bus, context: this.#context },
+      { ...globals, ...properties },
+      from,
+    );
+    await device.realize();
+    this.devices.add(device);
+    return device;
+  }
+
+  /** The device with an id. */
+  tryDevice(id: string): Device | undefined {
+    for (const device of this.devices) if (device.id === id) return device;
+    return undefined;
+  }
+
+  /** Takes a device away at once, as if nobody used it. */
+  async removeDevice(device: Device): Promise<void> {
+    for (const bus of device.buses) {
+      for (const each of [...this.devices]) if (each.bus === bus) await this.removeDevice(each);
+    }
+    this.devices.delete(device);
+    await device.unrealize();
+    this.#settle();
+  }
+
+  /** Whether a device came with the machine. */
+  isOwn(device: Device): boolean {
+    return this.#own.has(device);
+  }
+
+  /** All buses. */
+  get buses(): readonly Bus[] {
+    return [this.pci, ...[...this.devices].flatMap((device) => device.buses)];
+  }
+
+  #findBus(type: DeviceType, name: string | undefined): Bus | undefined {
+    if (type.bus === 'System') return undefined;
+    if (name !== undefined) {
+      const found = this.buses.find((bus) => bus.name === name);
+      if (found === undefined) throw new OptionError(`Bus '${name}' not found`);
+      if (found.kind !== type.bus) {
+        throw new OptionError(`Device '${type.name}' can't go on ${found.kind} bus`);
+      }
+      return found;
+    }
+    const candidates = this.buses.filter((bus) => bus.kind === type.bus);
+    const found = candidates.find((bus) => !bus.isFull) ?? candidates[0];
+    if (found === undefined) {
+      throw new OptionError(`No '${type.bus}' bus found for device '${type.name}'`);
+    }
+    return found;
+  }
+
+  // --- drives
+
+  async #backend(name: string): Promise<Backend> {
+    const drive = this.graph.backends.get(name);
+    if (drive !== undefined) return drive;
+    const node = this.graph.tryNode(name);
+    if (node === undefined) {
+      throw new OptionError(`Property 'drive' can't find value '${name}'`, 'drive');
+    }
+    const backend = new Backend({ graph: this.graph, name: '', perm: 0, shared: Perm.all });
+    await backend.attach(node);
+    backend.writeCache = node.flags.cache.writeback;
+    this.#anonymous.add(backend);
+    return backend;
+  }
+
+  async #releaseBackend(backend: Backend): Promise<void> {
+    if (this.#anonymous.delete(backend)) await backend.close();
+    else await backend.setPerms({ perm: 0, shared: Perm.all });
+  }
+
+  // --- running
+
+  get isRunning(): boolean {
+    return this.#paused === undefined;
+  }
+
+  /** Why the guest stands still; undefined: it does not. */
+  get pauseReason(): PauseReason | undefined {
+    return this.#paused;
+  }
+
+  pause(reason: PauseReason): void {
+    if (this.#paused !== undefined) return;
+    this.#paused = reason;
+    this.#init.onRunState?.(false, reason);
+  }
+
+  /** The guest goes on; requests that errors stopped are repeated. */
+  resume(): void {
+    const reason = this.#paused;
+    if (reason === undefined) return;
+    this.#paused = undefined;
+    this.#init.onRunState?.(true, reason);
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const go of waiting) go();
+  }
+
+  whenRunning(): Promise<void> {
+    if (this.isRunning) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+    });
+  }
+
+  /** The reset button: devices, chipset, what firmware is told. RAM stays. */
+  reset(): void {
+    this.#bootOrder = this.#init.boot?.order ?? DEFAULT_BOOT;
+    for (const device of this.devices) device.reset();
+    this.#chipset.reset();
+    this.#configPorts.reset();
+    this.#settle();
+  }
+
+  /** Brings up to date what firmware is told of drives and booting. */
+  #settle(): void {
+    this.cmos.setBoot(this.#bootOrder, this.#init.boot?.checkFloppy ?? true);
+    const disks: (ReturnType<NonNullable<Device['biosDisk']>> | undefined)[] = [];
+    const lines: string[] = [];
+    const order: { readonly index: number; readonly path: string }[] = [];
+    for (const device of this.devices) {
+      const disk = device.biosDisk?.();
+      if (disk !== undefined) disks[disk.number] = disk;
+      const path = device.firmwarePath?.();
+      if (path === undefined) continue;
+      const logical = device.logicalGeometry?.();
+      if (logical !== undefined) lines.push(`${path} ${logical.join(' ')}`);
+      const index = device.bootindex ?? -1;
+      if (index >= 0) order.push({ index, path });
+    }
+    this.cmos.setDisks(Array.from({ length: 4 }, (_, i) => disks[i]));
+    this.fwCfg.setFile('bios-geometry', textItem(lines.join('\n')));
+    order.sort((a, b) => a.index - b.index);
+    this.fwCfg.setFile('bootorder', textItem(order.map(({ path }) => path).join('\n')));
+  }
+
+  // --- memory, as a processor sees it
+
+  /** Reads guest-physical memory, registers included. */
+  readMemory(address: number, bytes: number): Uint8Array {
+    const view = this.ram.tryView(address, bytes);
+    if (view !== undefined) return view.slice();
+    const out = new Uint8Array(bytes);
+    this.ram.read(address, out);
+    this.#eachRegister(address, bytes, (at, size, place) => {
+      let value = this.mmio.read(at, size);
+      for (let i = 0; i < size; i++, value = Math.floor(value / 256)) out[place + i] = value & 0xff;
+    });
+    return out;
+  }
+
+  /** Writes guest-physical memory, registers included. */
+  writeMemory(address: number, data: Uint8Array): void {
+    const view = this.ram.tryView(address, data.length);
+    if (view !== undefined) {
+      view.set(data);
+      return;
+    }
+    this.ram.write(address, data);
+    this.#eachRegister(address, data.length, (at, size, place) => {
+      let value = 0;
+      for (let i = 0; i < size; i++) value += data[place + i]! * 2 ** (8 * i);
+      this.mmio.write(at, size, value);
+    });
+  }
+
+  /** Cuts a range into aligned accesses to what is mapped there. */
+  #eachRegister(
+    address: number,
+    bytes: number,
+    each: (at: number, size: AccessSize, place: number) => void,
+  ): void {
+    for (const { base, end } of this.mmio.mappings) {
+      const to = Math.min(address + bytes, end);
+      for (let at = Math.max(address, base); at < to;) {
+        const left = to - at;
+        const size = at % 4 === 0 && left >= 4 ? 4 : at % 2 === 0 && left >= 2 ? 2 : 1;
+        each(at, size, at - address);
+        at += size;
+      }
+    }
+  }
+
+  /** Takes all devices away. */
+  async close(): Promise<void> {
+    for (const device of [...this.devices].reverse()) {
+      this.devices.delete(device);
+      await device.unrealize();
+    }
+  }
+}
