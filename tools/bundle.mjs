@@ -144,6 +144,12 @@ const WARM = {
       ['--blockdev', 'driver=file,filename=a.raw,node-name=a', '--export', 'nbd,id=a,node-name=a'],
     ],
   },
+  // Ends by itself: the last option cannot be carried out.
+  'vdisk-system': {
+    '': [
+      ['-nodefaults', '-accel', 'qtest', '-drive', 'if=none,file=a.raw,format=raw', '-object', 'x'],
+    ],
+  },
   vdisk: {
     '': [['img', 'info', 'a.qcow2']],
     'img-convert': [

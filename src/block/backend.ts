@@ -5,12 +5,14 @@
  */
 import type { FileRun } from '../host/file.js';
 import type { Iov } from '../lib/iov.js';
+import { IoAccounting } from './accounting.js';
 import type { ChildParent } from './child.js';
 import { Child } from './child.js';
-import type { PermPair, TruncateOptions } from './driver.js';
+import type { OpenFlags, PermPair, TruncateOptions } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockGraph } from './graph.js';
 import type { BlockNode } from './node.js';
+import type { ThrottleGroup, ThrottleMember } from './throttle-group.js';
 import type { BlockStatus } from './types.js';
 import { MAX_LENGTH, Perm, Req } from './types.js';
 
@@ -46,7 +48,7 @@ export interface BackendInit extends PermPair {
 
 export class Backend implements ChildParent {
   readonly graph: BlockGraph;
-  readonly name: string;
+  name: string;
   readonly asNode = undefined;
   /** With the write cache off each write is durable when it completes. */
   writeCache = true;
@@ -60,10 +62,17 @@ export class Backend implements ChildParent {
   onReadError: ErrorAction = 'report';
   /** What it does when anything else fails. */
   onWriteError: ErrorAction = 'enospc';
+  /** How a medium is opened that is put in later. */
+  mediumFlags: Partial<OpenFlags> = {};
+  /** What devices and other users of this backend count; see accounting.ts. */
+  readonly accounting: IoAccounting;
   #root: Child | undefined;
   #perms: PermPair;
   #inFlight = 0;
   #quiesced = 0;
+  /** Reasons why requests do not go the short way: drained sections, and limits. */
+  #held = 0;
+  #throttle: ThrottleMember | undefined;
   #waiting: (() => void)[] = [];
   #idle: (() => void)[] = [];
 
@@ -71,6 +80,7 @@ export class Backend implements ChildParent {
     this.graph = init.graph;
     this.name = init.name;
     this.#perms = { perm: init.perm, shared: init.shared };
+    this.accounting = new IoAccounting(init.graph.host.clock, init.graph.accountedNs);
   }
 
   describeParent(): string {
@@ -139,8 +149,8 @@ export class Backend implements ChildParent {
 
   read(offset: number, iov: Iov, flags = 0): Promise<void> {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, iov.bytes)) {
-      return this.#slow(offset, iov.bytes, 'read', () => this.read(offset, iov, flags));
+    if (root === undefined || this.#held > 0 || !this.#inBounds(root, offset, iov.bytes)) {
+      return this.#slow(offset, iov.bytes, 'read', (node) => node.read(offset, iov, flags));
     }
     return this.#track(root.node.read(offset, iov, flags));
   }
@@ -151,14 +161,16 @@ export class Backend implements ChildParent {
    */
   tryFileRun(offset: number, bytes: number): FileRun | undefined {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0 || offset < 0) return undefined;
+    if (root === undefined || this.#held > 0 || offset < 0) return undefined;
     return root.node.tryFileRun(offset, bytes);
   }
 
   write(offset: number, iov: Iov, flags = 0): Promise<void> {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, iov.bytes)) {
-      return this.#slow(offset, iov.bytes, 'write', () => this.write(offset, iov, flags));
+    if (root === undefined || this.#held > 0 || !this.#inBounds(root, offset, iov.bytes)) {
+      return this.#slow(offset, iov.bytes, 'write', (node) =>
+        node.write(offset, iov, this.#fua(flags)),
+      );
     }
     return this.#track(root.node.write(offset, iov, this.#fua(flags)));
   }
@@ -169,7 +181,7 @@ export class Backend implements ChildParent {
    */
   tryWriteFrom(offset: number, run: FileRun, zeroBlock = 0): Promise<void> | undefined {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, run.bytes)) {
+    if (root === undefined || this.#held > 0 || !this.#inBounds(root, offset, run.bytes)) {
       return undefined;
     }
     if (!this.writeCache) return undefined;
@@ -179,24 +191,26 @@ export class Backend implements ChildParent {
 
   writeZeroes(offset: number, bytes: number, flags = 0): Promise<void> {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, bytes)) {
-      return this.#slow(offset, bytes, 'writeZeroes', () => this.writeZeroes(offset, bytes, flags));
+    if (root === undefined || this.#held > 0 || !this.#inBounds(root, offset, bytes)) {
+      return this.#slow(offset, bytes, 'writeZeroes', (node) =>
+        node.writeZeroes(offset, bytes, this.#fua(flags)),
+      );
     }
     return this.#track(root.node.writeZeroes(offset, bytes, this.#fua(flags)));
   }
 
   discard(offset: number, bytes: number): Promise<void> {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0 || !this.#inBounds(root, offset, bytes)) {
-      return this.#slow(offset, bytes, 'discard', () => this.discard(offset, bytes));
+    if (root === undefined || this.#held > 0 || !this.#inBounds(root, offset, bytes)) {
+      return this.#slow(offset, bytes, 'discard', (node) => node.discard(offset, bytes));
     }
     return this.#track(root.node.discard(offset, bytes));
   }
 
   flush(): Promise<void> {
     const root = this.#root;
-    if (root === undefined || this.#quiesced > 0) {
-      return this.#slow(0, 0, 'flush', () => this.flush());
+    if (root === undefined || this.#held > 0) {
+      return this.#slow(0, 0, 'flush', (node) => node.flush());
     }
     return this.#track(root.node.flush());
   }
@@ -213,6 +227,8 @@ export class Backend implements ChildParent {
   /** Holds new requests back and waits for those in flight. Nests. */
   async drainBegin(): Promise<void> {
     this.#quiesced++;
+    this.#held++;
+    this.#throttle?.exempt();
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => {
         this.#idle.push(resolve);
@@ -221,10 +237,27 @@ export class Backend implements ChildParent {
   }
 
   drainEnd(): void {
+    this.#held--;
+    this.#throttle?.restrict();
     if (--this.#quiesced > 0) return;
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const go of waiting) go();
+  }
+
+  /** The group whose limits hold for reads and writes of this backend. */
+  get throttleGroup(): ThrottleGroup | undefined {
+    return this.#throttle?.group;
+  }
+
+  /** Gives the backend to a group of limits, or to none; what waits goes at once. */
+  set throttleGroup(group: ThrottleGroup | undefined) {
+    if (group === this.#throttle?.group) return;
+    const old = this.#throttle;
+    this.#throttle = group?.join();
+    this.#held += (group === undefined ? 0 : 1) - (old === undefined ? 0 : 1);
+    for (let i = 0; i < this.#quiesced; i++) this.#throttle?.exempt();
+    old?.leave();
   }
 
   childResized(): void {
@@ -240,23 +273,30 @@ export class Backend implements ChildParent {
     return offset >= 0 && (end <= root.node.size || this.allowBeyondEof) && end <= MAX_LENGTH;
   }
 
-  /** Not the common way: no medium, quiesced, or out of bounds. */
+  /** Not the common way: no medium, quiesced, limited, or out of bounds. */
   async #slow(
     offset: number,
     bytes: number,
     op: string,
-    again: () => Promise<void>,
+    perform: (node: BlockNode) => Promise<void>,
   ): Promise<void> {
-    if (this.#quiesced > 0) {
+    while (this.#quiesced > 0) {
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);
       });
-      return again();
     }
     const node = this.node;
-    // A node may be larger than what offsets reach (Driver.maxSize).
-    const code = offset + bytes > MAX_LENGTH && offset + bytes <= node.size ? 'EFBIG' : 'EIO';
-    throw new BlockError(code, undefined, { op, node: node.name, offset, bytes });
+    const root = this.#root;
+    if (root === undefined || !this.#inBounds(root, offset, bytes)) {
+      // A node may be larger than what offsets reach (Driver.maxSize).
+      const code = offset + bytes > MAX_LENGTH && offset + bytes <= node.size ? 'EFBIG' : 'EIO';
+      throw new BlockError(code, undefined, { op, node: node.name, offset, bytes });
+    }
+    if (this.#throttle === undefined || op === 'flush') return this.#track(perform(node));
+    // A request that waits is in flight: who drains lets it go.
+    const wait = this.#throttle.admit(op === 'read' ? 'read' : 'write', bytes);
+    if (wait === undefined) return this.#track(perform(node));
+    return this.#track(wait.then(() => perform(this.node)));
   }
 
   readonly #done = (): void => {

@@ -49,6 +49,8 @@ export interface GraphInit {
   readonly onNotice?: (message: string) => void;
   /** Receives QMP events that nodes cause (`QUORUM_FAILURE`); `data` as in the event. */
   readonly onEvent?: (name: string, data: Readonly<Record<string, unknown>>) => void;
+  /** Requests that backends account take so many nanoseconds, however long they took (qtest). */
+  readonly accountedNs?: number;
   /** Throttle groups by name; several graphs may share them. */
   readonly throttleGroups?: Map<string, ThrottleGroup>;
   /** Looks up the secret of a `key-secret=ID` option. */
@@ -66,8 +68,12 @@ export class BlockGraph {
    * Whoever makes and removes drives keeps it up to date. Their names are no names of nodes.
    */
   readonly backends = new Map<string, Backend>();
+  /** Backends of devices that stand on a node of its own, without a drive's name. */
+  readonly deviceBackends = new Set<Backend>();
   /** Throttle groups by name; whoever creates and removes objects keeps it up to date. */
   readonly throttleGroups: Map<string, ThrottleGroup>;
+  /** See {@link GraphInit.accountedNs}. */
+  readonly accountedNs: number | undefined;
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
   readonly #onEvent: NonNullable<GraphInit['onEvent']>;
@@ -82,6 +88,7 @@ export class BlockGraph {
     this.#onWarning = init.onWarning ?? ((): void => undefined);
     this.#onNotice = init.onNotice ?? ((): void => undefined);
     this.#onEvent = init.onEvent ?? ((): void => undefined);
+    this.accountedNs = init.accountedNs;
     this.throttleGroups = init.throttleGroups ?? new Map<string, ThrottleGroup>();
     this.#secret = init.secret;
     this.#tlsCredentials = init.tlsCredentials;

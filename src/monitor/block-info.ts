@@ -1,9 +1,13 @@
 /** What queries tell of nodes: QMP's BlockDeviceInfo, ImageInfo, BlockStats, XDbgBlockGraph. */
+import type { IntervalFacts } from '../block/accounting.js';
+import type { Backend } from '../block/backend.js';
 import { nodeInfo } from '../block/image-info.js';
 import type { Child, ChildParent } from '../block/child.js';
 import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
+import type { ThrottleGroup } from '../block/throttle-group.js';
 import { Perm, Role } from '../block/types.js';
+import { allBackends } from './devices.js';
 import { statsCounters } from './types/block.js';
 
 type Facts = Record<string, unknown>;
@@ -13,8 +17,12 @@ export function nodesOf(graph: BlockGraph): BlockNode[] {
   return [...graph.nodes.values()];
 }
 
-/** BlockDeviceInfo of a node; `flat`: without what is below it. */
-export async function blockDeviceInfo(node: BlockNode, flat: boolean): Promise<Facts> {
+/** BlockDeviceInfo of a node, as `backend` sees it; `flat`: without what is below it. */
+export async function blockDeviceInfo(
+  node: BlockNode,
+  flat: boolean,
+  backend?: Backend,
+): Promise<Facts> {
   const image = await imageInfo(node, flat);
   const backing = node.backing?.node;
   const { cache } = node.flags;
@@ -29,17 +37,110 @@ export async function blockDeviceInfo(node: BlockNode, flat: boolean): Promise<F
     active: true,
     encrypted: image['encrypted'] === true,
     detect_zeroes: node.detectZeroes,
-    bps: 0,
-    bps_rd: 0,
-    bps_wr: 0,
-    iops: 0,
-    iops_rd: 0,
-    iops_wr: 0,
+    ...limitFacts(backend?.throttleGroup),
     image,
-    cache: { writeback: true, direct: cache.direct, 'no-flush': cache.noFlush },
+    cache: {
+      writeback: backend?.writeCache ?? true,
+      direct: cache.direct,
+      'no-flush': cache.noFlush,
+    },
     write_threshold: node.writeThreshold,
     'dirty-bitmaps': bitmapInfos(node),
   };
+}
+
+/** Names of limits in BlockDeviceInfo, which end in `_max` and `_max_length` too. */
+const limitNames = [
+  ['bps', 'bps-total'],
+  ['bps_rd', 'bps-read'],
+  ['bps_wr', 'bps-write'],
+  ['iops', 'iops-total'],
+  ['iops_rd', 'iops-read'],
+  ['iops_wr', 'iops-write'],
+] as const;
+
+function limitFacts(group: ThrottleGroup | undefined): Facts {
+  const facts: Facts = {};
+  for (const [name, bucket] of limitNames) {
+    const limit = group?.config.buckets[bucket];
+    facts[name] = limit?.average ?? 0;
+    if (limit === undefined || group === undefined) continue;
+    facts[`${name}_max`] = limit.max;
+    facts[`${name}_max_length`] = limit.maxLength;
+    facts['iops_size'] = group.config.opSize;
+    facts['group'] = group.name;
+  }
+  return facts;
+}
+
+/** BlockInfo of a device. */
+export async function deviceInfo(backend: Backend): Promise<Facts> {
+  const { user } = backend;
+  return {
+    device: backend.name,
+    qdev: user?.qdev,
+    type: 'unknown',
+    removable: user?.isRemovable ?? true,
+    locked: user?.isLocked ?? false,
+    tray_open: user?.hasTray === true ? user.isTrayOpen : undefined,
+    'io-status': user?.ioStatus,
+    inserted: backend.isInserted ? await blockDeviceInfo(backend.node, false, backend) : undefined,
+  };
+}
+
+/** BlockStats of a device: what it has done, and its node's. */
+export function deviceStats(backend: Backend): Facts {
+  const { accounting, user } = backend;
+  const below = backend.isInserted ? nodeStats(backend.node, true) : undefined;
+  const counts: Facts = {};
+  for (const [word, kind] of kindWords) {
+    const each = accounting[kind];
+    if (kind !== 'flush') counts[`${word}_bytes`] = each.bytes;
+    counts[`${word}_operations`] = each.operations;
+    counts[`${word}_total_time_ns`] = each.totalTimeNs;
+    if (kind !== 'flush') counts[`${word}_merged`] = each.merged;
+    counts[`failed_${word}_operations`] = each.failed;
+    counts[`invalid_${word}_operations`] = each.invalid;
+    const histogram = accounting.histograms.get(kind);
+    if (histogram !== undefined) counts[`${word}_latency_histogram`] = { ...histogram };
+  }
+  return {
+    device: backend.name,
+    qdev: user?.qdev,
+    'node-name': below?.['node-name'],
+    stats: {
+      ...counts,
+      wr_highest_offset: backend.isInserted ? backend.node.writeHighest : 0,
+      idle_time_ns: accounting.idleNs,
+      account_invalid: accounting.accountInvalid,
+      account_failed: accounting.accountFailed,
+      timed_stats: accounting.intervals().map(timedStats),
+    },
+    'driver-specific': below?.['driver-specific'],
+    parent: below?.['parent'],
+    backing: below?.['backing'],
+  };
+}
+
+const kindWords = [
+  ['rd', 'read'],
+  ['wr', 'write'],
+  ['zone_append', 'zoneAppend'],
+  ['flush', 'flush'],
+  ['unmap', 'unmap'],
+] as const;
+
+function timedStats({ seconds, kinds }: IntervalFacts): Facts {
+  const facts: Facts = { interval_length: seconds };
+  for (const [word, kind] of kindWords) {
+    if (kind === 'unmap') continue;
+    const { min, max, average, depth } = kinds[kind];
+    facts[`min_${word}_latency_ns`] = min;
+    facts[`max_${word}_latency_ns`] = max;
+    facts[`avg_${word}_latency_ns`] = average;
+    if (kind !== 'flush') facts[`avg_${word}_queue_depth`] = depth;
+  }
+  return facts;
 }
 
 /** ImageInfo of a node, with those of its backing chain unless `flat`. */
@@ -80,8 +181,8 @@ function bitmapInfos(node: BlockNode): Facts[] | undefined {
   }));
 }
 
-/** BlockStats of a node and of the node that stores its data. */
-export function nodeStats(node: BlockNode): Facts {
+/** BlockStats of a node and of the node that stores its data; `chain`: and of its backing file. */
+export function nodeStats(node: BlockNode, chain = false): Facts {
   const stats: Facts = Object.fromEntries(statsCounters.map((name) => [name, 0]));
   const storage = storageOf(node);
   return {
@@ -94,7 +195,8 @@ export function nodeStats(node: BlockNode): Facts {
       timed_stats: [],
     },
     'driver-specific': driverStats(node),
-    parent: storage === undefined ? undefined : nodeStats(storage),
+    parent: storage === undefined ? undefined : nodeStats(storage, chain),
+    backing: chain && node.backing !== undefined ? nodeStats(node.backing.node, true) : undefined,
   };
 }
 
@@ -131,6 +233,9 @@ export function describeGraph(graph: BlockGraph): Facts {
       'shared-perm': permWords(edge.shared),
     });
   };
+  for (const backend of allBackends(graph)) {
+    nodes.push({ id: idOf(backend), type: 'block-backend', name: backend.name });
+  }
   for (const edge of rootEdges(graph)) {
     const { parent } = edge;
     if (!ids.has(parent)) {

@@ -6,6 +6,7 @@ import type { Decl } from '../options/schema.js';
 import type { Chardevs } from './chardevs.js';
 import type { Command } from './command.js';
 import type { BlockExports } from './exports.js';
+import type { MachineControl } from './machine.js';
 import type { Objects } from './objects.js';
 
 /** Numbers of the release that this monitor behaves like, for `query-version` and the greeting. */
@@ -23,6 +24,8 @@ export interface MonitorContext {
   readonly chardevs: Chardevs;
   readonly objects: Objects;
   readonly jobs: JobList;
+  /** The machine that the monitor belongs to; undefined: a storage daemon has none. */
+  readonly machine?: MachineControl | undefined;
   readonly version: VersionInfo;
   /** All commands by name. */
   readonly commands: ReadonlyMap<string, Command>;

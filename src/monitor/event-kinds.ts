@@ -6,6 +6,21 @@ import { jobStatus, jobType } from './types/job.js';
 /** Events that a disk can cause any number of times come once a second at most, as in QEMU. */
 const SECOND = 1000;
 
+const shutdownCause = t.enumOf(
+  'none',
+  'host-error',
+  'host-qmp-quit',
+  'host-qmp-system-reset',
+  'host-signal',
+  'host-ui',
+  'guest-shutdown',
+  'guest-reset',
+  'guest-panic',
+  'subsystem-reset',
+  'snapshot-load',
+  { name: 'ShutdownCause' },
+);
+
 const quorumOperation = t.enumOf('read', 'write', 'flush', { name: 'QuorumOpType' });
 
 const operation = t.enumOf('read', 'write', { name: 'IoOperationType' });
@@ -59,8 +74,54 @@ const jobEventKinds: readonly EventKind[] = [
   },
 ];
 
+/** Events of a program with a machine. */
+const machineEvents: readonly EventKind[] = [
+  {
+    name: 'SHUTDOWN',
+    doc: 'The program ends; `guest`: because the guest has switched itself off.',
+    data: t.struct('q_obj_SHUTDOWN-arg', { guest: t.bool(), reason: shutdownCause }),
+  },
+  {
+    name: 'POWERDOWN',
+    doc: 'The power button was pressed.',
+    data: undefined,
+  },
+  {
+    name: 'RESET',
+    doc: 'The machine was reset; `guest`: by the guest itself.',
+    data: t.struct('q_obj_RESET-arg', { guest: t.bool(), reason: shutdownCause }),
+  },
+  { name: 'STOP', doc: 'The guest stands still.', data: undefined },
+  { name: 'RESUME', doc: 'The guest goes on.', data: undefined },
+  {
+    name: 'DEVICE_TRAY_MOVED',
+    doc: 'The tray of a device was opened or closed.',
+    data: t.struct('q_obj_DEVICE_TRAY_MOVED-arg', {
+      device: t.str(),
+      id: t.str(),
+      'tray-open': t.bool(),
+    }),
+  },
+  {
+    name: 'BLOCK_IO_ERROR',
+    doc: 'A request of a device failed.',
+    data: t.struct('q_obj_BLOCK_IO_ERROR-arg', {
+      'qom-path': t.str(),
+      device: t.str(),
+      'node-name': t.optional(t.str()),
+      operation,
+      action,
+      nospace: t.optional(t.bool()),
+      reason: t.str(),
+    }),
+    intervalMs: SECOND,
+    keys: ['device'],
+  },
+];
+
 export const eventKinds: readonly EventKind[] = [
   ...jobEventKinds,
+  ...machineEvents,
   {
     name: 'BLOCK_IMAGE_CORRUPTED',
     doc: 'Damage was found in an image; when it is fatal, the image cannot be used any more.',

@@ -14,6 +14,10 @@ import type { Command } from './command.js';
 import type { MonitorContext, VersionInfo } from './context.js';
 import type { EventKind } from './events.js';
 import { EventGate } from './events.js';
+import { HmpSession } from './hmp/session.js';
+import type { HmpHost } from './hmp/session.js';
+import type { HmpSink } from './hmp/run.js';
+import { runHmp } from './hmp/run.js';
 import type { SessionHost } from './session.js';
 import { QmpSession } from './session.js';
 
@@ -30,12 +34,13 @@ export interface MonitorInit {
   readonly context: () => MonitorContext;
 }
 
-export class Monitor implements SessionHost {
+export class Monitor implements SessionHost, HmpHost {
   readonly version: VersionInfo;
   readonly commands: ReadonlyMap<string, Command>;
   readonly types: ReadonlyMap<string, Decl>;
   readonly #context: () => MonitorContext;
   readonly #sessions = new Set<QmpSession>();
+  readonly #lineSessions = new Set<HmpSession>();
   readonly #gate: EventGate;
   #last: Promise<unknown> = Promise.resolve();
 
@@ -57,6 +62,21 @@ export class Monitor implements SessionHost {
       this.#sessions.delete(session);
       gone();
     };
+  }
+
+  /** Serves a person, or a script that types like one, until it is `gone`. */
+  attachLines(stream: ByteStream, gone: () => void = (): void => undefined): void {
+    const session = new HmpSession(this, stream);
+    this.#lineSessions.add(session);
+    session.onGone = (): void => {
+      this.#lineSessions.delete(session);
+      gone();
+    };
+  }
+
+  /** Carries out a line of the human monitor, after all that came before. */
+  executeLine(line: string, sink: HmpSink): Promise<void> {
+    return this.runExclusive(() => runHmp(this.#context(), line, sink));
   }
 
   /** Tells every client of an event, at once or when its rate allows. */
@@ -89,6 +109,7 @@ export class Monitor implements SessionHost {
   /** No command is taken any more; {@link idle} tells when the one in work is done. */
   stop(): void {
     for (const session of this.#sessions) session.stop();
+    for (const session of this.#lineSessions) session.stop();
   }
 
   /** Resolves when no command is carried out. */
@@ -100,6 +121,7 @@ export class Monitor implements SessionHost {
   async close(): Promise<void> {
     this.#gate.close();
     await Promise.all([...this.#sessions].map((session) => session.close()));
+    await Promise.all([...this.#lineSessions].map((session) => session.close()));
     this.#sessions.clear();
   }
 }

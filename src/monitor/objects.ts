@@ -2,6 +2,8 @@
 import type { TlsCredentials } from '../host/socket.js';
 
 export interface Objects {
+  /** Creates what an `--object` argument describes. Throws OptionError or BlockError. */
+  add(text: string): Promise<void>;
   /** Creates an object of checked options. Throws OptionError or BlockError. */
   create(options: Readonly<Record<string, unknown>>, from: 'qmp' | 'keyval'): Promise<void>;
   /** Throws BlockError when there is none of this id, or when it is in use. */

@@ -20,11 +20,13 @@ export function toolGraph(
   program: Program,
   objects?: ToolObjects,
   onEvent?: GraphInit['onEvent'],
+  accountedNs?: number,
 ): BlockGraph {
   return new BlockGraph({
     host: nodeHost(),
     drivers,
     ...(onEvent === undefined ? {} : { onEvent }),
+    ...(accountedNs === undefined ? {} : { accountedNs }),
     onWarning: (message) => {
       program.warning(message);
     },

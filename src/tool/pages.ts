@@ -5,16 +5,24 @@ import { programCommands } from './io/commands/index.js';
 import { ioCommand, ioExamples } from './io/main.js';
 import { nbdExamples, nbdSpec } from './nbd/arguments.js';
 import type { ManPage } from './reference.js';
+import { systemExamples, systemOptions } from './system/options.js';
 import { vdiskCommands, vdiskExamples, vdiskSpec } from './vdisk/commands.js';
 
-const tools = ['vdisk', 'vdisk-img', 'vdisk-io', 'vdisk-nbd', 'vdisk-storage-daemon'];
+const tools = [
+  'vdisk',
+  'vdisk-img',
+  'vdisk-io',
+  'vdisk-nbd',
+  'vdisk-storage-daemon',
+  'vdisk-system',
+];
 const others = (name: string): string[] => tools.filter((each) => each !== name);
 
 /** What each page says, by the order of their names. */
 export async function manPages(): Promise<readonly ManPage[]> {
   const img = await Promise.all(imgCommands.map((each) => each.load()));
   const own = await Promise.all(vdiskCommands.map((each) => each.load()));
-  return [vdiskPage(own), imgPage(img), ioPage(), nbdPage(), daemonPage()];
+  return [vdiskPage(own), imgPage(img), ioPage(), nbdPage(), daemonPage(), systemPage()];
 }
 
 function vdiskPage(commands: ManPage['commands']): ManPage {
@@ -23,13 +31,14 @@ function vdiskPage(commands: ManPage['commands']): ManPage {
     summary: vdiskSpec.summary,
     synopsis: [
       'COMMAND [ARGUMENTS]',
-      'img | io | nbd | daemon [ARGUMENTS]',
+      'img | io | nbd | daemon | vm [ARGUMENTS]',
       'completion bash | zsh',
     ],
     description: [
-      'One word in front of all the tools: vdisk img, vdisk io, vdisk nbd and vdisk daemon are ' +
-        'vdisk-img, vdisk-io, vdisk-nbd and vdisk-storage-daemon, which take the words of ' +
-        'qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon. The commands below are its own.',
+      'One word in front of all the tools: vdisk img, io, nbd, daemon and vm are vdisk-img, ' +
+        'vdisk-io, vdisk-nbd, vdisk-storage-daemon and vdisk-system, which take the words of ' +
+        'qemu-img, qemu-io, qemu-nbd, qemu-storage-daemon and qemu-system. The commands below ' +
+        'are its own.',
       'vdisk completion prints what a shell needs to complete all these words; put ' +
         "'source <(vdisk completion bash)' into its start file.",
     ],
@@ -132,5 +141,31 @@ function daemonPage(): ManPage {
     ],
     examples: daemonExamples.map(([line, what]) => [`vdisk-storage-daemon ${line}`, what]),
     seeAlso: others('vdisk-storage-daemon'),
+  };
+}
+
+function systemPage(): ManPage {
+  const used = [...systemOptions.values()].filter(({ use }) => use === 'used');
+  return {
+    name: 'vdisk-system',
+    summary: 'a machine with virtual disks, under the control of monitors',
+    synopsis: ['[OPTIONS]'],
+    description: [
+      'Opens drives and nodes, and does with them what monitors ask for, in QMP or in the words ' +
+        'of the human monitor. It takes the words of qemu-system; options that are not there ' +
+        'are refused by name. The order of options makes no difference: objects come first, ' +
+        'then character devices, nodes, drives, and monitors.',
+      'SIGTERM, SIGINT, SIGHUP and the command quit end it: images are flushed and closed.',
+    ],
+    words: used.map(({ name, arg, doc }) => [
+      arg === undefined ? `-${name}` : `-${name} ${arg}`,
+      doc,
+    ]),
+    exitStatus: [
+      ['0', 'it was told to end'],
+      ['1', 'an option could not be carried out; the error is told in one line'],
+    ],
+    examples: systemExamples,
+    seeAlso: others('vdisk-system'),
   };
 }

@@ -15,18 +15,15 @@ function overview(): string {
     '',
     ...exampleLines(vdiskExamples),
     '',
-    '  vdisk img --help (io, nbd, daemon) lists everything that it can do; they take the words of',
-    '  qemu-img, qemu-io, qemu-nbd and qemu-storage-daemon, as do the programs vdisk-img,',
-    '  vdisk-io, vdisk-nbd and vdisk-storage-daemon.',
+    '  vdisk img --help (io, nbd, daemon, vm) lists everything that it can do; they take the words',
+    '  of qemu-img, qemu-io, qemu-nbd, qemu-storage-daemon and qemu-system, as do the programs',
+    '  vdisk-img, vdisk-io, vdisk-nbd, vdisk-storage-daemon and vdisk-system.',
     '',
     '  vdisk completion bash (or zsh) prints what the shell needs to complete all these words:',
     '  source <(vdisk completion bash). vdisk --version shows the version.',
     '',
   ].join('\n');
 }
-
-/** Tools that QEMU has too, and vdisk not yet. */
-const later = new Set(['vm']);
 
 /** Runs `vdisk ARGS`; resolves to the exit status. */
 export async function umbrellaMain(name: string, args: readonly string[]): Promise<number> {
@@ -37,6 +34,7 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   if (word === 'daemon') {
     return (await import('./daemon/main.js')).daemonMain('vdisk-storage-daemon', rest);
   }
+  if (word === 'vm') return (await import('./system/main.js')).systemMain('vdisk-system', rest);
   const program = new Program(name, new ProcessOutput(isTerminal(1)));
   let status = 0;
   const entry = vdiskCommands.find((each) => each.name === word);
@@ -54,8 +52,7 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   } else if (word === '-V' || word === '--version') {
     program.print(versionText(name));
   } else {
-    const what = later.has(word) ? `'${word}' is not there yet` : `Unknown tool '${word}'`;
-    program.error(`${what}; there are: img, io, nbd, daemon, explain, compact`);
+    program.error(`Unknown tool '${word}'; there are: img, io, nbd, daemon, vm, explain, compact`);
     program.tryHelp();
     status = 1;
   }
@@ -85,7 +82,7 @@ async function completion(shell: 'bash' | 'zsh'): Promise<string> {
     {
       words: [['vdisk']],
       commands: own,
-      more: ['img', 'io', 'nbd', 'daemon', 'completion', 'help'],
+      more: ['img', 'io', 'nbd', 'daemon', 'vm', 'completion', 'help'],
     },
     { words: [['vdisk-img'], ['vdisk', 'img']], commands: img },
     { words: [['vdisk-io'], ['vdisk', 'io']], commands: [{ ...ioCommand, name: '' }] },

@@ -8,7 +8,14 @@ import { manPage } from '../../src/tool/reference.js';
 import { version } from '../../src/tool/version.js';
 import { requires, rootPath, run } from '../support/index.js';
 
-const names = ['vdisk', 'vdisk-img', 'vdisk-io', 'vdisk-nbd', 'vdisk-storage-daemon'];
+const names = [
+  'vdisk',
+  'vdisk-img',
+  'vdisk-io',
+  'vdisk-nbd',
+  'vdisk-storage-daemon',
+  'vdisk-system',
+];
 const pathOf = (name: string): string => rootPath(`docs/man/${name}.1`);
 
 it('docs/man is what the declarations say', async () => {

@@ -11,6 +11,7 @@ import { nodeCommands } from './node.js';
 import { objectCommands } from './object.js';
 import { queryBlockCommands } from './query-block.js';
 import { snapshotCommands } from './snapshot.js';
+import { systemCommands } from './system.js';
 import { transactionCommands } from './transaction.js';
 
 export const commands: readonly Command[] = [
@@ -27,3 +28,6 @@ export const commands: readonly Command[] = [
   ...jobCommands,
   ...queryBlockCommands,
 ];
+
+/** The commands of a program with a machine. */
+export const systemProgramCommands: readonly Command[] = [...systemCommands, ...commands];

@@ -1,15 +1,23 @@
 /** Queries of the graph. */
 import { t } from '../../options/schema.js';
-import { blockDeviceInfo, describeGraph, nodesOf, nodeStats } from '../block-info.js';
+import {
+  blockDeviceInfo,
+  describeGraph,
+  deviceInfo,
+  deviceStats,
+  nodesOf,
+  nodeStats,
+} from '../block-info.js';
+import { allBackends } from '../devices.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import * as types from '../types/block.js';
 
 const queryBlock = definePlainCommand({
   name: 'query-block',
-  doc: 'Lists devices and what is in them; a storage daemon has none.',
+  doc: 'Lists devices and what is in them.',
   returns: t.arrayOf(types.blockInfo),
   since: '0.14',
-  run: () => [],
+  run: ({ graph }) => Promise.all(allBackends(graph).map(deviceInfo)),
 });
 
 const queryBlockstats = defineCommand({
@@ -20,7 +28,10 @@ const queryBlockstats = defineCommand({
   }),
   returns: t.arrayOf(types.blockStats),
   since: '0.14',
-  run: ({ graph }, args) => (args['query-nodes'] === true ? nodesOf(graph).map(nodeStats) : []),
+  run: ({ graph }, args) =>
+    args['query-nodes'] === true
+      ? nodesOf(graph).map((node) => nodeStats(node))
+      : allBackends(graph).map(deviceStats),
 });
 
 const queryNamedBlockNodes = defineCommand({

@@ -169,6 +169,25 @@ const fileStats = t.struct('BlockStatsSpecificFile', {
   'discard-bytes-ok': t.uint(),
 });
 
+const timedStats = t.struct('BlockDeviceTimedStats', {
+  interval_length: t.int(),
+  ...Object.fromEntries(
+    ['rd', 'wr', 'zone_append', 'flush'].flatMap((kind) =>
+      ['min', 'max', 'avg'].map((what) => [`${what}_${kind}_latency_ns`, t.int()]),
+    ),
+  ),
+  avg_rd_queue_depth: t.number(),
+  avg_wr_queue_depth: t.number(),
+  avg_zone_append_queue_depth: t.number(),
+});
+
+const histogram = t.optional(
+  t.struct('BlockLatencyHistogramInfo', {
+    boundaries: t.arrayOf(t.uint()),
+    bins: t.arrayOf(t.uint()),
+  }),
+);
+
 export const blockStats = t.struct('BlockStats', {
   device: t.optional(t.str()),
   qdev: t.optional(t.str()),
@@ -178,7 +197,11 @@ export const blockStats = t.struct('BlockStats', {
     idle_time_ns: t.optional(t.int()),
     account_invalid: t.bool(),
     account_failed: t.bool(),
-    timed_stats: t.arrayOf(t.any()),
+    timed_stats: t.arrayOf(timedStats),
+    rd_latency_histogram: histogram,
+    wr_latency_histogram: histogram,
+    zone_append_latency_histogram: histogram,
+    flush_latency_histogram: histogram,
   }),
   'driver-specific': t.optional(
     t.union('BlockStatsSpecific', 'driver', { file: fileStats, host_device: fileStats }),

@@ -1,6 +1,7 @@
 /** The daemon: its graph, monitor, exports and objects, from the command line to a clean end. */
 import { unlinkSync, writeFileSync } from 'node:fs';
 import { errorText, messageOf } from '../../block/errors.js';
+import type { NodeOptions } from '../../block/driver.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
 import { blockdevOptions, blockdevTypes } from '../../catalog/blockdev-types.js';
@@ -11,10 +12,12 @@ import type { HostSockets } from '../../host/socket.js';
 import { JobList } from '../../job/job-list.js';
 import { Chardevs } from '../../monitor/chardevs.js';
 import { addNode } from '../../monitor/commands/blockdev.js';
+import type { Command } from '../../monitor/command.js';
 import { commands } from '../../monitor/commands/index.js';
 import type { MonitorContext } from '../../monitor/context.js';
 import { eventKinds } from '../../monitor/event-kinds.js';
 import { BlockExports } from '../../monitor/exports.js';
+import type { MachineControl } from '../../monitor/machine.js';
 import { Monitor } from '../../monitor/monitor.js';
 import { blockExportOptions, nbdServerOptions } from '../../monitor/types/export.js';
 import { toolGraph } from '../images.js';
@@ -25,7 +28,17 @@ import { PEER_RELEASE, version } from '../version.js';
 import { tryObjectHelp } from './object-help.js';
 import { monitorOptions, readArgument } from './options.js';
 
-async function loadSockets(): Promise<HostSockets> {
+/** What a program adds that is more than a daemon. */
+export interface DaemonInit {
+  /** Commands of its monitors; default: those of a storage daemon. */
+  readonly commands?: readonly Command[];
+  /** Makes the machine, whose monitors may be human ones. */
+  readonly machine?: (daemon: Daemon) => MachineControl;
+  /** See BlockGraph. */
+  readonly accountedNs?: number;
+}
+
+export async function loadSockets(): Promise<HostSockets> {
   const sockets = await nodeHost().loadSockets?.();
   if (sockets === undefined) throw new Failure('There are no sockets here');
   return sockets;
@@ -35,6 +48,7 @@ async function loadSockets(): Promise<HostSockets> {
 export class Daemon {
   readonly #program: Program;
   readonly #objects = new ToolObjects();
+  readonly #machine: MachineControl | undefined;
   readonly #graph: BlockGraph;
   readonly #monitor: Monitor;
   readonly #exports: BlockExports;
@@ -51,7 +65,7 @@ export class Daemon {
   #tellCleaned: () => void = () => undefined;
   #pidFile: string | undefined;
 
-  constructor(program: Program) {
+  constructor(program: Program, init: DaemonInit = {}) {
     this.#program = program;
     this.ended = new Promise((resolve) => {
       this.#quit = resolve;
@@ -62,7 +76,7 @@ export class Daemon {
     const emit = (name: string, data: Readonly<Record<string, unknown>>): void => {
       this.#monitor.emit(name, data);
     };
-    this.#graph = toolGraph(program, this.#objects, emit);
+    this.#graph = toolGraph(program, this.#objects, emit, init.accountedNs);
     this.#exports = new BlockExports({ graph: this.#graph, objects: this.#objects, emit });
     this.#jobs = new JobList({
       clock: nodeHost().clock,
@@ -74,12 +88,31 @@ export class Daemon {
     });
     this.#monitor = new Monitor({
       clock: nodeHost().clock,
-      commands,
+      commands: init.commands ?? commands,
       events: eventKinds,
       version: { qemu: PEER_RELEASE, package: `vdisk ${version}` },
       types: this.#types,
       context: () => this.#context(emit),
     });
+    this.#machine = init.machine?.(this);
+  }
+
+  get graph(): BlockGraph {
+    return this.#graph;
+  }
+
+  get chardevs(): Chardevs {
+    return this.#chardevs;
+  }
+
+  /** Tells monitors of an event. */
+  emit(name: string, data: Readonly<Record<string, unknown>> = {}): void {
+    this.#monitor.emit(name, data);
+  }
+
+  /** Runs `work` when no command is carried out. */
+  runExclusive<T>(work: () => T | Promise<T>): Promise<T> {
+    return this.#monitor.runExclusive(work);
   }
 
   #context(emit: MonitorContext['emit']): MonitorContext {
@@ -90,6 +123,7 @@ export class Daemon {
       chardevs: this.#chardevs,
       objects: this.#objects,
       jobs: this.#jobs,
+      machine: this.#machine,
       version: this.#monitor.version,
       commands: this.#monitor.commands,
       types: this.#types,
@@ -100,6 +134,9 @@ export class Daemon {
       },
       quit: () => {
         this.#quitting = true;
+        if (this.#machine !== undefined) {
+          this.emit('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });
+        }
         this.#quit();
         return this.#cleaned;
       },
@@ -130,9 +167,15 @@ export class Daemon {
     const options = readArgument({ decl: monitorOptions, implied: 'chardev' }, text);
     const chardev = this.#chardevs.find(options.chardev);
     if (chardev === undefined) throw new Failure(`chardev "${options.chardev}" not found`);
-    if (options.mode === 'readline') throw new Failure('Only QMP is supported');
+    const lines =
+      options.mode === undefined ? this.#machine !== undefined : options.mode === 'readline';
+    if (lines && this.#machine === undefined) throw new Failure('Only QMP is supported');
+    if (lines && options.pretty) {
+      throw new Failure("'pretty' is not compatible with HMP monitors");
+    }
     chardev.attach((stream, gone) => {
-      this.#monitor.attach(stream, options.pretty, gone);
+      if (lines) this.#monitor.attachLines(stream, gone);
+      else this.#monitor.attach(stream, options.pretty, gone);
     });
   }
 
@@ -159,13 +202,22 @@ export class Daemon {
     this.#pidFile = path;
   }
 
-  /** No command is taken any more; jobs are cancelled, exports end, images are closed. */
-  async close(): Promise<void> {
+  /** Opens a node for the monitors. Throws QmpError, BlockError or OptionError. */
+  async addNode(options: NodeOptions): Promise<void> {
+    await addNode({ graph: this.#graph, owned: this.#owned }, options);
+  }
+
+  /**
+   * No command is taken any more; jobs are cancelled, exports end, images are flushed and closed;
+   * `more` closes what else stands on nodes.
+   */
+  async close(more?: () => Promise<void>): Promise<void> {
     this.#monitor.stop();
     // A command that ends the daemon waits itself for what follows.
     if (!this.#quitting) await this.#monitor.idle();
     await this.#jobs.close();
     await this.#exports.close();
+    await more?.();
     for (const node of this.#owned) await this.#flush(node);
     this.#owned.clear();
     await this.#graph.close();

@@ -9,7 +9,7 @@ import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import type { GraphInfo } from '../../block/image-info.js';
 import { graphInfo } from '../../block/image-info.js';
-import { infoText } from './info-text.js';
+import { infoText } from '../../block/info-text.js';
 import { jsonText } from './json.js';
 import type { ImgCommand } from './options.js';
 import { commandArguments, checkImageOpts, oneOperand, outputFormat, shared } from './options.js';

@@ -9,7 +9,7 @@ import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 import { snapshotFacts } from '../../block/image-info.js';
-import { snapshotTable } from './info-text.js';
+import { snapshotTable } from '../../block/info-text.js';
 import type { ImgCommand } from './options.js';
 import { checkImageOpts, commandArguments, oneOperand, shared } from './options.js';
 

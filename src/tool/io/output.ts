@@ -6,6 +6,8 @@ export interface IoOutput {
   out(text: string | Uint8Array): void;
   /** Errors of the program. */
   err(text: string): void;
+  /** What the block layer complains of, where that goes elsewhere than `err` (a monitor). */
+  report?(text: string): void;
   /** Everything written so far has left the process afterwards. */
   flush(): void;
 }

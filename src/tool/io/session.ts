@@ -37,9 +37,14 @@ export class IoSession {
 
   /** `program: message` on standard error, with an error's hint on lines of its own. */
   error(e: unknown): false {
-    this.output.err(`${this.program}: ${typeof e === 'string' ? e : messageOf(e)}\n`);
+    const message = typeof e === 'string' ? e : messageOf(e);
     const hint = e instanceof Error && 'hint' in e ? e.hint : undefined;
-    if (typeof hint === 'string' && hint !== '') this.output.err(`${hint}\n`);
+    const more = typeof hint === 'string' && hint !== '' ? `${hint}\n` : '';
+    if (this.output.report === undefined) {
+      this.output.err(`${this.program}: ${message}\n${more}`);
+    } else {
+      this.output.report(`${message}\n${more}`);
+    }
     return false;
   }
 

@@ -3,7 +3,7 @@ import { errorText } from '../../../block/errors.js';
 import type { BlockNode } from '../../../block/node.js';
 import { filtered } from '../../../block/status.js';
 import { inQemuOrder } from '../../../lib/qdict-order.js';
-import { formatSpecificLines } from '../format-specific.js';
+import { formatSpecificLines } from '../../../block/format-specific.js';
 import type { ImageCommand } from '../session.js';
 import { formatAmount } from '../text.js';
 import { readSize, SECTOR } from '../words.js';

@@ -1,8 +1,8 @@
 /** Image facts as text for people, as QEMU 10 prints them. */
-import { formatSize, formatSizeExact } from '../../lib/sizes.js';
-import { formatSpecificLines } from '../io/format-specific.js';
-import type { GraphInfo, SnapshotFacts } from '../../block/image-info.js';
-import { inQemuOrder } from '../../lib/qdict-order.js';
+import { formatSize, formatSizeExact } from '../lib/sizes.js';
+import { formatSpecificLines } from './format-specific.js';
+import type { GraphInfo, NodeInfo, SnapshotFacts } from './image-info.js';
+import { inQemuOrder } from '../lib/qdict-order.js';
 
 /** The lines about an image and its children. */
 export function infoText(info: GraphInfo): string {
@@ -14,7 +14,7 @@ export function infoText(info: GraphInfo): string {
 function addNode(lines: string[], info: GraphInfo, depth: number, path: string): void {
   const indent = ' '.repeat(depth * 4);
   const own: string[] = [];
-  addFacts(own, info);
+  addFacts(own, info, info.children.length === 0);
   for (const line of own) lines.push(indent + line);
   for (const child of info.children) {
     const childPath = `${path}${child.name}`;
@@ -23,8 +23,14 @@ function addNode(lines: string[], info: GraphInfo, depth: number, path: string):
   }
 }
 
-function addFacts(lines: string[], info: GraphInfo): void {
-  const protocol = info.children.length === 0;
+/** The lines about one node that is shown as an image, whatever is below it. */
+export function imageText(info: NodeInfo): string {
+  const lines: string[] = [];
+  addFacts(lines, info, false);
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+function addFacts(lines: string[], info: NodeInfo, protocol: boolean): void {
   const size = info['virtual-size'];
   const actual = info['actual-size'];
   const names = protocol
@@ -49,7 +55,7 @@ function addFacts(lines: string[], info: GraphInfo): void {
   }
 }
 
-function addBacking(lines: string[], info: GraphInfo): void {
+function addBacking(lines: string[], info: NodeInfo): void {
   const name = info['backing-filename'];
   if (name === undefined) return;
   const full = info['full-backing-filename'];

@@ -1,0 +1,50 @@
+/** The port through which a monitor reaches the machine that it belongs to. */
+import type { Backend } from '../block/backend.js';
+
+/** QMP's RunState, as far as machines of ours can be in one. */
+export type RunState =
+  'inmigrate' | 'internal-error' | 'io-error' | 'paused' | 'prelaunch' | 'running' | 'shutdown';
+
+/** How a `-drive` argument says that its drive is attached. */
+export type DriveInterface =
+  'none' | 'ide' | 'scsi' | 'floppy' | 'pflash' | 'mtd' | 'sd' | 'virtio' | 'xen';
+
+/** One drive: a backend with a name, and where it wants to be attached. */
+export interface Drive {
+  readonly id: string;
+  readonly backend: Backend;
+  readonly interface: DriveInterface;
+  readonly bus: number;
+  readonly unit: number;
+  readonly media: 'disk' | 'cdrom';
+}
+
+/** What a program with a machine adds to its monitors; a storage daemon has none. */
+export interface MachineControl {
+  /** `-name` */
+  readonly vmName: string | undefined;
+  /** `-uuid`; zeroes where there is none. */
+  readonly uuid: string;
+  readonly runState: RunState;
+  /** The guest stops; images are flushed. Event STOP. */
+  stop(): Promise<void>;
+  /** The guest goes on. Event RESUME. Throws QmpError where it cannot. */
+  cont(): Promise<void>;
+  /** As the reset button. Event RESET. */
+  reset(): void;
+  /** As the power button. Event POWERDOWN. */
+  powerDown(): void;
+  /** Drives of `-drive` and `drive_add`, by name. */
+  readonly drives: ReadonlyMap<string, Drive>;
+  /** As a `-drive` argument. Throws OptionError, QmpError or BlockError. */
+  addDrive(text: string): Promise<Drive>;
+  /** Forgets a drive's name; its backend closes unless a device still has it. */
+  removeDrive(id: string): Promise<void>;
+  /** Opens a node for the monitor of `driver=…,node-name=…`, with old option lists' rules. */
+  addNode(text: string): Promise<void>;
+  /**
+   * Runs a command of the exerciser (`read 0 64k`) on a backend. What it prints goes to the
+   * program's standard output, and what it complains of to `complain`.
+   */
+  runIo(backend: Backend, line: string, complain: (text: string) => void): Promise<void>;
+}

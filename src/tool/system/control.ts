@@ -1,0 +1,124 @@
+/** The machine as its monitors see it: its state, its drives, its exerciser. */
+import type { Backend } from '../../block/backend.js';
+import { messageOf } from '../../block/errors.js';
+import type { MachineControl, Drive, DriveInterface, RunState } from '../../monitor/machine.js';
+import { QmpError } from '../../monitor/qmp-error.js';
+import { parseOpts } from '../../options/qemu-opts.js';
+import type { Daemon } from '../daemon/run.js';
+import { runIoCommand } from '../io/run.js';
+import type { IoOutput } from '../io/output.js';
+import type { Program } from '../program.js';
+import { forgetDrive, makeDrive } from './drive.js';
+
+const noUuid = '00000000-0000-0000-0000-000000000000';
+
+export class SystemControl implements MachineControl {
+  vmName: string | undefined;
+  uuid = noUuid;
+  runState: RunState = 'running';
+  /** `-snapshot`: drives of the command line write to temporary files. */
+  snapshotAll = false;
+  /** What a drive without `if=` is attached to. */
+  defaultInterface: DriveInterface = 'ide';
+  readonly drives = new Map<string, Drive>();
+  readonly #daemon: Daemon;
+  readonly #program: Program;
+
+  constructor(daemon: Daemon, program: Program) {
+    this.#daemon = daemon;
+    this.#program = program;
+  }
+
+  async stop(): Promise<void> {
+    if (this.runState !== 'running') {
+      // A machine that has not begun stays so when it is told to go on later.
+      if (this.runState === 'prelaunch') this.runState = 'paused';
+      return;
+    }
+    this.runState = 'paused';
+    this.#daemon.emit('STOP');
+    for (const { backend } of this.drives.values()) await this.#flush(backend);
+  }
+
+  async cont(): Promise<void> {
+    if (this.runState === 'inmigrate') {
+      throw new QmpError('Waiting for a machine to come is not supported: it cannot go on');
+    }
+    if (this.runState === 'running') return;
+    this.runState = 'running';
+    this.#daemon.emit('RESUME');
+    await Promise.resolve();
+  }
+
+  reset(): void {
+    this.#daemon.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
+  }
+
+  powerDown(): void {
+    this.#daemon.emit('POWERDOWN');
+  }
+
+  async addDrive(text: string): Promise<Drive> {
+    return this.#add(text, false);
+  }
+
+  /** As `-drive` on the command line. */
+  async commandLineDrive(text: string): Promise<Drive> {
+    return this.#add(text, this.snapshotAll);
+  }
+
+  async #add(text: string, snapshot: boolean): Promise<Drive> {
+    const drive = await makeDrive(
+      text,
+      {
+        graph: this.#daemon.graph,
+        drives: this.drives,
+        defaultInterface: this.defaultInterface,
+        warn: (message) => {
+          this.#program.warning(message);
+        },
+      },
+      snapshot,
+    );
+    this.drives.set(drive.id, drive);
+    return drive;
+  }
+
+  async removeDrive(id: string): Promise<void> {
+    const backend = this.#daemon.graph.backends.get(id);
+    if (backend === undefined) throw new QmpError(`Device '${id}' not found`);
+    this.drives.delete(id);
+    await forgetDrive(backend);
+  }
+
+  async addNode(text: string): Promise<void> {
+    const { values } = parseOpts(text);
+    await this.#daemon.addNode(Object.fromEntries(values));
+  }
+
+  async runIo(backend: Backend, line: string, complain: (text: string) => void): Promise<void> {
+    const output: IoOutput = {
+      out: (text) => {
+        this.#program.output.out(text);
+        this.#program.output.flush();
+      },
+      err: (text) => {
+        this.#program.output.err(text);
+      },
+      report: complain,
+      flush: () => {
+        this.#program.output.flush();
+      },
+    };
+    await runIoCommand(backend, line, output, '');
+  }
+
+  async #flush(backend: Backend): Promise<void> {
+    if (!backend.isInserted || backend.node.readOnly) return;
+    try {
+      await backend.flush();
+    } catch (e) {
+      this.#program.error(`Cannot flush drive '${backend.name}': ${messageOf(e)}`);
+    }
+  }
+}

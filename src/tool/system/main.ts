@@ -1,0 +1,295 @@
+/** `vdisk-system`: a machine under the control of monitors, with QEMU's command line. */
+import { hintOf, messageOf } from '../../block/errors.js';
+import { systemProgramCommands } from '../../monitor/commands/index.js';
+import { BugError } from '../../lib/assert.js';
+import { parseOpts } from '../../options/qemu-opts.js';
+import { isJsonArgument } from '../../options/keyval.js';
+import { OptionError } from '../../options/option-error.js';
+import { reportReady, runInBackground } from '../background.js';
+import { Daemon } from '../daemon/run.js';
+import { watchInterrupts } from '../interrupt.js';
+import type { IoOutput } from '../io/output.js';
+import { ProcessOutput } from '../io/output.js';
+import { Program } from '../program.js';
+import { isTerminal } from '../terminal.js';
+import { versionText } from '../version.js';
+import { SystemControl } from './control.js';
+import { driveHelp } from './drive-help.js';
+import { readDeviceWords } from './device-words.js';
+import { machineHelp, readMachine } from './machines.js';
+import type { GivenOption } from './options.js';
+import { readSystemOptions, SystemUsageError, systemOptions } from './options.js';
+import { serveQtest, VirtualClock } from './qtest.js';
+
+/** As under QEMU's qtest accelerator every request counts as one of a millisecond. */
+const QTEST_LATENCY_NS = 1_000_000;
+
+/** An option could not be carried out; the message is complete but for the program's name. */
+class StartError extends Error {
+  override readonly name = 'StartError';
+  readonly hint: string | undefined;
+  constructor(written: string, cause: unknown) {
+    super(`${written}: ${messageOf(cause)}`);
+    this.hint = hintOf(cause);
+  }
+}
+
+/** The text of `-help`. */
+export function systemHelp(name: string): string {
+  const lines = [`${name}: a machine with virtual disks`, '', 'Usage:', `  ${name} [OPTIONS]`, ''];
+  for (const { name: option, arg, use, doc } of systemOptions.values()) {
+    if (use !== 'used') continue;
+    const form = `  -${option}${arg === undefined ? '' : ` ${arg}`}`;
+    lines.push(form.length < 30 ? `${form.padEnd(30)} ${doc}` : `${form}\n${' '.repeat(31)}${doc}`);
+  }
+  const others = [...systemOptions.values()].filter(({ use }) => use === 'accepted');
+  lines.push('', 'Accepted, without effect:', ...wrap(others.map((each) => `-${each.name}`)), '');
+  return lines.join('\n');
+}
+
+function wrap(words: readonly string[]): string[] {
+  const lines: string[] = [];
+  let line = ' ';
+  for (const word of words) {
+    if (line.length + word.length > 78) {
+      lines.push(line);
+      line = ' ';
+    }
+    line += ` ${word}`;
+  }
+  return [...lines, line];
+}
+
+/** Runs `vdisk-system ARGS`; resolves to the exit status when it has ended. */
+export async function systemMain(
+  name: string,
+  args: readonly string[],
+  output: IoOutput = new ProcessOutput(isTerminal(1)),
+): Promise<number> {
+  const program = new Program(name, output);
+  let status: number;
+  try {
+    status = await new System(program, readSystemOptions(args)).run();
+  } catch (e) {
+    if (e instanceof BugError) throw e;
+    program.error(messageOf(e), e instanceof StartError ? e.hint : undefined);
+    status = 1;
+  }
+  program.output.flush();
+  return status;
+}
+
+class System {
+  readonly #program: Program;
+  readonly #given: readonly GivenOption[];
+  readonly #daemon: Daemon;
+  readonly #control: SystemControl;
+  readonly #clock = new VirtualClock();
+  #monitors = 0;
+
+  constructor(program: Program, given: readonly GivenOption[]) {
+    this.#program = program;
+    this.#given = given;
+    const isQtest = given.some(({ name, value }) => name === 'accel' && value === 'qtest');
+    let control: SystemControl | undefined;
+    this.#daemon = new Daemon(program, {
+      commands: systemProgramCommands,
+      machine: (daemon) => (control = new SystemControl(daemon, program)),
+      ...(isQtest ? { accountedNs: QTEST_LATENCY_NS } : {}),
+    });
+    if (control === undefined) throw new Error('the daemon made no machine');
+    this.#control = control;
+  }
+
+  #has(name: string): boolean {
+    return this.#given.some((each) => each.name === name);
+  }
+
+  /** Calls `work` for each use of an option; what it throws names that use. */
+  async #each(name: string, work: (value: string) => Promise<void> | void): Promise<void> {
+    for (const option of this.#given) {
+      if (option.name !== name) continue;
+      try {
+        await work(option.value);
+      } catch (e) {
+        if (e instanceof BugError || e instanceof Ended) throw e;
+        throw new StartError(option.written, e);
+      }
+    }
+  }
+
+  async run(): Promise<number> {
+    if (this.#has('h') || this.#has('help')) return this.#show(systemHelp(this.#program.name));
+    if (this.#has('version')) return this.#show(versionText(this.#program.name));
+    if (this.#has('daemonize')) {
+      const status = await runInBackground(this.#program, []);
+      if (status !== undefined) return status;
+    }
+    const interrupts = watchInterrupts();
+    try {
+      await this.#setUp();
+      if (this.#has('daemonize')) process.chdir('/');
+      await reportReady();
+      await Promise.race([this.#daemon.ended, aborted(interrupts.signal)]);
+      if (interrupts.signal.aborted) {
+        this.#daemon.emit('SHUTDOWN', { guest: false, reason: 'host-signal' });
+      }
+    } catch (e) {
+      if (!(e instanceof Ended)) throw e;
+      return this.#show(e.text, e.status);
+    } finally {
+      await this.#close();
+      interrupts.dispose();
+    }
+    return 0;
+  }
+
+  #show(text: string, status = 0): number {
+    this.#program.print(text);
+    return status;
+  }
+
+  /** In QEMU's order: objects, character devices, nodes, drives, devices, monitors. */
+  async #setUp(): Promise<void> {
+    const control = this.#control;
+    await this.#machine();
+    await this.#each('name', (value) => {
+      control.vmName = parseOpts(value).values.get('guest') ?? value.split(',')[0] ?? '';
+    });
+    await this.#each('uuid', (value) => {
+      control.uuid = readUuid(value);
+    });
+    control.snapshotAll = this.#has('snapshot');
+    if (this.#has('S')) control.runState = 'prelaunch';
+    await this.#each('incoming', (value) => {
+      if (value !== 'defer') throw new OptionError('migration is not supported');
+      control.runState = 'inmigrate';
+    });
+    await this.#each('object', async (value) => {
+      const help = await this.#daemon.object(value);
+      if (help !== undefined) throw new Ended(help);
+    });
+    await this.#each('chardev', async (value) => {
+      const help = await this.#daemon.chardev(value);
+      if (help !== undefined) throw new Ended(help);
+    });
+    await this.#each('qtest', (value) => this.#qtest(value));
+    await this.#each('blockdev', (value) => this.#daemon.blockdev(value));
+    await this.#each('drive', (value) => this.#drive(value));
+    await this.#each('device', refuseDevice);
+    await this.#setUpMonitors();
+    await this.#each('pidfile', (value) => {
+      this.#daemon.writePid(value);
+    });
+  }
+
+  async #machine(): Promise<void> {
+    const choose = (value: string): void => {
+      if (isHelp(value)) throw new Ended(machineHelp());
+      this.#control.defaultInterface = readMachine(value).defaultInterface;
+    };
+    await this.#each('machine', choose);
+    await this.#each('M', choose);
+    await this.#each('accel', (value) => {
+      const accelerator = value.split(',')[0] ?? '';
+      if (isHelp(value)) throw new Ended('Accelerators supported in QEMU binary:\nqtest\n');
+      if (accelerator === 'qtest' || accelerator === 'tcg') return;
+      throw new OptionError(`invalid accelerator ${accelerator}`);
+    });
+  }
+
+  async #drive(value: string): Promise<void> {
+    const help = driveHelp(value);
+    if (help !== undefined) throw new Ended(help, 1);
+    const drive = await this.#control.commandLineDrive(value);
+    const { bus, unit, interface: kind } = drive;
+    if (kind === 'none') return;
+    if (kind === 'virtio') throw new OptionError("'virtio-blk' is not a valid device model name");
+    const place = `if=${kind},bus=${String(bus)},unit=${String(unit)}`;
+    throw new OptionError(`machine type does not support ${place}`);
+  }
+
+  async #setUpMonitors(): Promise<void> {
+    await this.#each('mon', (value) => {
+      this.#daemon.monitor(value);
+    });
+    await this.#each('monitor', (value) => this.#monitor(value, 'mode=readline'));
+    await this.#each('qmp', (value) => this.#monitor(value, 'mode=control'));
+    await this.#each('qmp-pretty', (value) => this.#monitor(value, 'mode=control,pretty=on'));
+    await this.#each('serial', (value) => {
+      readDeviceWords(value, 'serial0');
+    });
+    const none = !['monitor', 'qmp', 'qmp-pretty', 'mon', 'daemonize'].some((n) => this.#has(n));
+    if (none && this.#has('nographic')) await this.#monitor('stdio', 'mode=readline');
+  }
+
+  async #monitor(words: string, options: string): Promise<void> {
+    const id = `compat_monitor${String(this.#monitors)}`;
+    const chardev = await this.#chardev(words, id);
+    if (chardev === undefined) return;
+    this.#monitors++;
+    this.#daemon.monitor(`chardev=${chardev},${options}`);
+  }
+
+  /** The id of the device that words describe, which is made if need be. */
+  async #chardev(words: string, id: string): Promise<string | undefined> {
+    const found = readDeviceWords(words, id);
+    if (found.kind === 'none') return undefined;
+    if (found.kind === 'existing') return found.id;
+    await this.#daemon.chardev(found.chardev);
+    return id;
+  }
+
+  async #qtest(words: string): Promise<void> {
+    const id = await this.#chardev(words, 'qtest');
+    const chardev = id === undefined ? undefined : this.#daemon.chardevs.find(id);
+    if (chardev === undefined) throw new OptionError(`chardev "${id ?? ''}" not found`);
+    chardev.attach((stream, gone) => {
+      serveQtest(stream, this.#clock, gone);
+    });
+  }
+
+  async #close(): Promise<void> {
+    // Anonymous users of drives' nodes are gone by then: exports and jobs end in the daemon.
+    await this.#daemon.close(async () => {
+      for (const id of [...this.#control.drives.keys()]) await this.#control.removeDrive(id);
+    });
+  }
+}
+
+/** The program ends here, with a text for the user. */
+class Ended extends Error {
+  override readonly name = 'Ended';
+  readonly text: string;
+  readonly status: number;
+  constructor(text: string, status = 0) {
+    super('ended');
+    this.text = text;
+    this.status = status;
+  }
+}
+
+function isHelp(value: string): boolean {
+  return value === 'help' || value === '?';
+}
+
+/** There are no devices as yet; help tells so. */
+function refuseDevice(value: string): void {
+  const driver = isJsonArgument(value) ? value : (value.split(',')[0] ?? '');
+  if (isHelp(driver)) throw new Ended('');
+  throw new OptionError(`'${driver}' is not a valid device model name`);
+}
+
+function readUuid(text: string): string {
+  if (/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)) return text.toLowerCase();
+  throw new SystemUsageError(`-uuid ${text}: failed to parse UUID string: wrong format`);
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => {
+      resolve();
+    });
+    if (signal.aborted) resolve();
+  });
+}

@@ -1,0 +1,194 @@
+/**
+ * The command line of `vdisk-system`: QEMU's words with one dash (two are taken, too). One table
+ * says what each option is; help, the man page and the refusal of others come from it.
+ */
+
+import type { Example } from '../reference.js';
+
+/** What becomes of an option. */
+export type OptionUse =
+  /** main.ts carries it out. */
+  | 'used'
+  /** It changes nothing here. */
+  | 'accepted'
+  /** It is QEMU's, and not there. */
+  | 'refused';
+
+export interface SystemOption {
+  readonly name: string;
+  /** How its argument is shown; absent: it takes none. */
+  readonly arg?: string;
+  readonly use: OptionUse;
+  readonly doc: string;
+}
+
+const used = (name: string, arg: string | undefined, doc: string): SystemOption => ({
+  name,
+  ...(arg === undefined ? {} : { arg }),
+  use: 'used',
+  doc,
+});
+
+const accepted = (name: string, arg?: string): SystemOption => ({
+  name,
+  ...(arg === undefined ? {} : { arg }),
+  use: 'accepted',
+  doc: 'accepted, and changes nothing',
+});
+
+const refused = (name: string, arg?: string): SystemOption => ({
+  name,
+  ...(arg === undefined ? {} : { arg }),
+  use: 'refused',
+  doc: 'not supported',
+});
+
+/** What people mostly want. */
+export const systemExamples: readonly Example[] = [
+  [
+    'vdisk-system -nodefaults -accel qtest -nographic -drive if=none,id=d,file=disk.qcow2',
+    'a human monitor on a disk, without a guest',
+  ],
+  [
+    'vdisk-system -nodefaults -accel qtest -display none -qmp unix:qmp.sock,server,nowait',
+    'listen for commands on a socket',
+  ],
+];
+
+/** By name, without dashes. */
+export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
+  [
+    used('h', undefined, 'show this text'),
+    used('help', undefined, 'show this text'),
+    used('version', undefined, 'show the version'),
+    used('machine', '[type=]NAME[,accel=qtest]', 'kind of machine; help lists them'),
+    used('M', '[type=]NAME[,accel=qtest]', 'the same as -machine'),
+    used('accel', 'NAME', 'who runs the guest: qtest (nobody: a test drives the devices)'),
+    used('drive', 'OPTIONS', 'a drive: file=F,format=F,if=none,id=N,cache=M,snapshot=on,…'),
+    used('blockdev', 'OPTIONS', 'open a node, as the command blockdev-add does; JSON or dotted'),
+    used('object', 'OPTIONS', 'object that options refer to: secret, throttle-group, iothread, …'),
+    used('chardev', 'OPTIONS', 'character device: socket, stdio, null; id=ID'),
+    used('mon', 'OPTIONS', 'monitor on a character device: chardev=ID,mode=readline|control'),
+    used('monitor', 'DEVICE', 'human monitor: stdio, unix:PATH,server, tcp:HOST:PORT, none'),
+    used('qmp', 'DEVICE', 'QMP monitor on such a device'),
+    used('qmp-pretty', 'DEVICE', 'the same, with replies over several lines'),
+    used('qtest', 'DEVICE', 'whose lines drive the devices, by the qtest protocol'),
+    used('device', 'OPTIONS', 'a device that the guest sees; help lists them'),
+    used('snapshot', undefined, 'write to temporary files: drives stay as they are'),
+    used('S', undefined, 'the guest stands still until the command cont'),
+    used('name', 'NAME', 'name of the machine'),
+    used('uuid', 'UUID', 'UUID of the machine'),
+    used('daemonize', undefined, 'return when everything is ready, and go on in the background'),
+    used('pidfile', 'FILE', 'write the number of the process there'),
+    used('nographic', undefined, 'no window; without -monitor the human monitor is on stdio'),
+    used('serial', 'DEVICE', 'where a serial port is connected: null, none'),
+    used('incoming', 'URI', 'wait for a machine to come; only defer'),
+    accepted('qtest-log', 'FILE'),
+    accepted('nodefaults'),
+    accepted('no-user-config'),
+    accepted('display', 'TYPE'),
+    accepted('vga', 'TYPE'),
+    accepted('m', 'SIZE'),
+    accepted('cpu', 'MODEL'),
+    accepted('smp', 'N'),
+    accepted('trace', 'PATTERN'),
+    accepted('T', 'PATTERN'),
+    accepted('msg', 'OPTIONS'),
+    accepted('rtc', 'OPTIONS'),
+    accepted('no-shutdown'),
+    accepted('no-reboot'),
+    accepted('action', 'OPTIONS'),
+    accepted('overcommit', 'OPTIONS'),
+    accepted('parallel', 'DEVICE'),
+    accepted('net', 'OPTIONS'),
+    accepted('nic', 'OPTIONS'),
+    accepted('sandbox', 'OPTIONS'),
+    accepted('run-with', 'OPTIONS'),
+    accepted('boot', 'OPTIONS'),
+    accepted('global', 'OPTIONS'),
+    accepted('L', 'FOLDER'),
+    accepted('preconfig'),
+    refused('hda', 'FILE'),
+    refused('hdb', 'FILE'),
+    refused('hdc', 'FILE'),
+    refused('hdd', 'FILE'),
+    refused('cdrom', 'FILE'),
+    refused('fda', 'FILE'),
+    refused('fdb', 'FILE'),
+    refused('kernel', 'FILE'),
+    refused('initrd', 'FILE'),
+    refused('append', 'TEXT'),
+    refused('bios', 'FILE'),
+    refused('loadvm', 'TAG'),
+    refused('add-fd', 'OPTIONS'),
+    refused('set', 'ARG'),
+    refused('readconfig', 'FILE'),
+    refused('netdev', 'OPTIONS'),
+    refused('usb'),
+    refused('usbdevice', 'NAME'),
+    refused('fsdev', 'OPTIONS'),
+    refused('virtfs', 'OPTIONS'),
+    refused('enable-kvm'),
+    refused('gdb', 'DEVICE'),
+    refused('s'),
+    refused('vnc', 'DISPLAY'),
+    refused('full-screen'),
+    refused('k', 'LANGUAGE'),
+    refused('pflash', 'FILE'),
+    refused('mtdblock', 'FILE'),
+    refused('sd', 'FILE'),
+    refused('smbios', 'OPTIONS'),
+    refused('acpitable', 'OPTIONS'),
+    refused('fw_cfg', 'OPTIONS'),
+    refused('option-rom', 'FILE'),
+    refused('tpmdev', 'OPTIONS'),
+    refused('spice', 'OPTIONS'),
+    refused('audiodev', 'OPTIONS'),
+    refused('audio', 'OPTIONS'),
+    refused('semihosting'),
+    refused('icount', 'OPTIONS'),
+    refused('watchdog-action', 'ACTION'),
+    refused('echr', 'CHAR'),
+    refused('debugcon', 'DEVICE'),
+    refused('d', 'ITEMS'),
+    refused('D', 'FILE'),
+    refused('only-migratable'),
+  ].map((option) => [option.name, option]),
+);
+
+/** An option as it was given. */
+export interface GivenOption {
+  readonly name: string;
+  readonly value: string;
+  /** What an error message begins with: `-drive file=x`. */
+  readonly written: string;
+}
+
+/** Wrong use of the command line; the message is complete but for the program's name. */
+export class SystemUsageError extends Error {
+  override readonly name = 'SystemUsageError';
+}
+
+/** Reads a command line. Throws SystemUsageError with QEMU's texts. */
+export function readSystemOptions(args: readonly string[]): GivenOption[] {
+  const given: GivenOption[] = [];
+  for (let at = 0; at < args.length; at++) {
+    const word = args[at] ?? '';
+    if (!word.startsWith('-') || word === '-') {
+      throw new SystemUsageError(`${word}: disks without -drive are not supported`);
+    }
+    const name = word.replace(/^--?/, '');
+    const option = systemOptions.get(name);
+    if (option === undefined) throw new SystemUsageError(`${word}: invalid option`);
+    let value = '';
+    if (option.arg !== undefined) {
+      const next = args[++at];
+      if (next === undefined) throw new SystemUsageError(`${word}: requires an argument`);
+      value = next;
+    }
+    const written = option.arg === undefined ? word : `${word} ${value}`;
+    if (option.use === 'refused') throw new SystemUsageError(`${written}: is not supported`);
+    given.push({ name, value, written });
+  }
+  return given;
+}
