@@ -88,12 +88,14 @@ interface Found {
   readonly run: FileRun;
   /** The slot's map tells what of it is zero. */
   readonly marked: boolean;
+  /** All of it is zero, and the target is: there is nothing to do. */
+  readonly leftOut: boolean;
 }
 
 export class Copy {
   readonly #options: CopyOptions;
   readonly #plan: CopyPlan;
-  readonly #pieceBytes: number;
+  #pieceBytes: number;
   readonly #free: Slot[] = [];
   #slotsLeft: number;
   #waiting: ((slot: Slot) => void) | undefined;
@@ -131,24 +133,35 @@ export class Copy {
     this.#leavesOutZeroes = targetIsZero && minSparse > 0 && minSparse <= alignment && !allocates;
     this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
     const cluster = options.compressCluster;
-    const wanted =
-      cluster === undefined ? (this.#mayPass() ? PASSED_PIECE : PIECE) : COMPRESS_PIECE;
-    const unit = Math.max(cluster ?? 0, options.alignment);
-    this.#pieceBytes = Math.max(unit, wanted - (wanted % unit));
+    this.#pieceBytes = this.#pieceOf(cluster === undefined ? PIECE : COMPRESS_PIECE);
     this.#slotsLeft =
       cluster === undefined ? options.parallel : Math.min(options.parallel, COMPRESS_PIECES);
     // Warnings come in the order of the image.
     if (options.salvage === true) this.#slotsLeft = 1;
   }
 
+  /** Length of pieces in whole units, about as long as wanted. */
+  #pieceOf(wanted: number): number {
+    const unit = Math.max(this.#options.compressCluster ?? 0, this.#options.alignment);
+    return Math.max(unit, wanted - (wanted % unit));
+  }
+
   /**
-   * Whether pieces will hardly need their buffers (C4), by what can be told beforehand, and nobody
-   * waits for the end of each.
+   * Pieces are longer when they will hardly need their buffers (C4), as far as the first data
+   * tells, and nobody waits for the end of each.
    */
-  #mayPass(): boolean {
-    const { sources, rate, checkpoint } = this.#options;
-    if (!this.#passesOn || rate > 0 || checkpoint !== undefined) return false;
-    return sources.every((s) => s.tryFileRun(0, SECTOR)?.file.tryFindZeroes !== undefined);
+  #choosePiece(runs: RunList): void {
+    const { rate, checkpoint } = this.#options;
+    if (!this.#passesOn || rate > 0 || checkpoint !== undefined) return;
+    for (let i = 0; i < runs.count; i++) {
+      if (runs.kindOf(i) !== RunKind.data) continue;
+      const at = runs.startOf(i);
+      const source = this.#plan.sourceAt(at);
+      const bytes = Math.min(PASSED_PIECE, runs.endOf(i) - at, source.end - at);
+      const run = source.backend.tryFileRun(at - source.start, bytes);
+      if (run?.file.tryFindZeroes !== undefined) this.#pieceBytes = this.#pieceOf(PASSED_PIECE);
+      return;
+    }
   }
 
   /** Length of the sources together. */
@@ -166,6 +179,7 @@ export class Copy {
       meter.total += from;
       meter.done += from;
       let runs = await this.#plan.runsFrom(from, check);
+      this.#choosePiece(runs);
       await this.#countWork(runs, check);
       // With salvage, what could not be told may be told at the second look.
       if (this.#options.salvage === true) runs = await this.#plan.runsFrom(0, check);
@@ -294,16 +308,19 @@ export class Copy {
     const { file } = run ?? {};
     if (run === undefined || file?.tryFindZeroes === undefined) return undefined;
     const { minSparse } = this.#options;
+    const map = (slot.map ??= mapFor(this.#pieceBytes, this.#options.alignment));
     if (this.#leavesOutZeroes || minSparse === 0) {
-      return file.isCached?.(run.offset, run.bytes) === true ? { run, marked: false } : undefined;
+      // One look that tells whether all of it is cached.
+      const isCached = await file.tryFindZeroes(run.offset, run.bytes, run.bytes, 0, map.zero);
+      if (!isCached) return undefined;
+      return { run, marked: false, leftOut: this.#leavesOutZeroes && map.zero[0] === 1 };
     }
     const block = this.#passUnit;
     const skew = piece.start % block;
-    const map = (slot.map ??= mapFor(this.#pieceBytes, this.#options.alignment));
     if (!(await file.tryFindZeroes(run.offset, run.bytes, block, skew, map.zero))) return undefined;
     countMarked(map, Math.ceil((run.bytes + skew) / block));
     dropShortZeroRuns(map, Math.ceil(minSparse / block));
-    return { run, marked: true };
+    return { run, marked: true, leftOut: false };
   }
 
   /**
@@ -312,12 +329,13 @@ export class Copy {
    */
   async #passOn(
     piece: Piece,
-    { run, marked }: Found,
+    { run, marked, leftOut }: Found,
     slot: Slot,
     pass: () => void,
   ): Promise<boolean> {
     const { target, alignment } = this.#options;
     const zeroBlock = this.#leavesOutZeroes ? alignment : 0;
+    if (leftOut) return true;
     const seen = { refused: false };
     const write = (at: number, end: number, zeroBlock: number): Promise<void> => {
       const part = { file: run.file, offset: run.offset + at, bytes: end - at };
