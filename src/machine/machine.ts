@@ -273,7 +273,12 @@ export class Machine {
 
   // --- drives
 
-  async #backend(name: string): Promise<Backend> {
+  async #backend(name: string | undefined): Promise<Backend> {
+    if (name === undefined) {
+      const empty = new Backend({ graph: this.graph, name: '', perm: 0, shared: Perm.all });
+      this.#anonymous.add(empty);
+      return empty;
+    }
     const drive = this.graph.backends.get(name);
     if (drive !== undefined) return drive;
     const node = this.graph.tryNode(name);

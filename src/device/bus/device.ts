@@ -53,8 +53,11 @@ export interface DeviceContext {
   /** One more line to an ISA interrupt, 0 to 15. */
   isaIrq(this: void, number: number): IrqLine;
   readonly run: RunState;
-  /** The drive, or a backend on the node, that a property `drive=` names. Throws OptionError. */
-  backend(this: void, name: string): Promise<Backend>;
+  /**
+   * The drive, or a backend on the node, that a property `drive=` names; undefined: a backend
+   * without a medium. Throws OptionError.
+   */
+  backend(this: void, name: string | undefined): Promise<Backend>;
   /** A device is done with a backend: one on a node goes, and so does a drive's, named or not. */
   releaseBackend(this: void, backend: Backend): Promise<void>;
   /** Tells the monitor of an event. */

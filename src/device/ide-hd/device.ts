@@ -46,7 +46,7 @@ export class IdeHd implements Device {
   readonly buses = [];
   readonly bootindex: number;
   readonly #init: DeviceInit<Properties>;
-  readonly #bus: IdeBus;
+  readonly bus: IdeBus;
   #drive: Drive | undefined;
   #unit: number | undefined;
   #geometry: GeometryGuess | undefined;
@@ -57,27 +57,23 @@ export class IdeHd implements Device {
     this.id = init.id;
     this.bootindex = init.options.bootindex;
     assert(init.bus instanceof IdeBus, 'ide-hd is on an IDE bus');
-    this.#bus = init.bus;
+    this.bus = init.bus;
   }
 
   get drive(): Drive | undefined {
     return this.#drive;
   }
 
-  get bus(): IdeBus {
-    return this.#bus;
-  }
-
   biosDisk(): BiosDisk | undefined {
     if (this.#geometry === undefined || this.#unit === undefined) return undefined;
-    if (!this.#bus.isInCmos) return undefined;
-    return { ...this.#geometry, number: this.#bus.index * 2 + this.#unit };
+    if (!this.bus.isInCmos) return undefined;
+    return { ...this.#geometry, number: this.bus.index * 2 + this.#unit };
   }
 
   async realize(): Promise<void> {
     const { options, context } = this.#init;
     if (options.drive === undefined) throw new OptionError('No drive specified');
-    const place = this.#bus.place(options.unit);
+    const place = this.bus.place(options.unit);
     const backend = await context.backend(options.drive);
     try {
       await this.#attach(backend, place);
@@ -93,7 +89,7 @@ export class IdeHd implements Device {
     const { options, context } = this.#init;
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     if (backend.node.readOnly) throw new OptionError("Can't use a read-only drive");
-    const number = this.#bus.index * 2 + place.number;
+    const number = this.bus.index * 2 + place.number;
     const names = ideNames(options, 'QEMU HARDDISK', number);
     const sizes = blockSizes(options, backend);
     if (sizes.logical !== 512) throw new OptionError('logical_block_size must be 512 for IDE');
@@ -114,15 +110,15 @@ export class IdeHd implements Device {
       geometry,
       physicalExponent: Math.log2(sizes.physical / 512),
       rotationRate: options.rotation_rate,
-      queueDepth: this.#bus.queueDepth,
+      queueDepth: this.bus.queueDepth,
     });
     this.#unit = place.number;
     this.#geometry = geometry;
-    this.#bus.attach(place.number, this, disk);
+    this.bus.attach(place.number, this, disk);
   }
 
   firmwarePath(): string {
-    return this.#bus.firmwarePath(this.#unit ?? 0);
+    return this.bus.firmwarePath(this.#unit ?? 0);
   }
 
   logicalGeometry(): readonly [number, number, number] | undefined {
@@ -136,7 +132,7 @@ export class IdeHd implements Device {
   }
 
   async unrealize(): Promise<void> {
-    if (this.#unit !== undefined) this.#bus.detach(this.#unit);
+    if (this.#unit !== undefined) this.bus.detach(this.#unit);
     this.#unit = undefined;
     await this.#drive?.release();
     this.#drive = undefined;

@@ -136,7 +136,6 @@ export class BusMaster {
         const isExhausted = this.#left === 0 && this.#isLast;
         const isStopped = (this.#command & START) === 0;
         if (outcome !== 'done' || isExhausted || isStopped) this.#status &= ~ACTIVE;
-        if (outcome === 'error') this.#status |= ERROR;
       },
     };
   }

@@ -208,8 +208,8 @@ export class IdeUnit {
   }
 
   /** The host reads `buffer` from the data register; then `next`. */
-  pioIn(buffer: Uint8Array, next: () => void): void {
-    this.#begin({ direction: 'to-guest', buffer, at: 0, next }, true);
+  pioIn(buffer: Uint8Array, next: () => void, interrupt = true): void {
+    this.#begin({ direction: 'to-guest', buffer, at: 0, next }, interrupt);
   }
 
   /** The host fills `buffer` through the data register; then `next`. */
