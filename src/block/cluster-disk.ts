@@ -325,8 +325,8 @@ export class ClusterDisk {
   }
 
   /**
-   * Zeroes without data: clusters with a place keep it, others become zero where entries can say
-   * so. ENOTSUP where zeroes have to be written.
+   * Zeroes without data: clusters with a place lose it where the map can free them, others become
+   * zero where entries can say so. ENOTSUP where zeroes have to be written.
    */
   async writeZeroes(offset: number, bytes: number, flags: number): Promise<void> {
     if (this.#codec.encrypt !== undefined) throw new BlockError('ENOTSUP');
@@ -339,7 +339,7 @@ export class ClusterDisk {
           await this.#settle(offset + at);
           continue;
         }
-        if (run.place >= 0) parts.push(begun(this.#zeroData(run, flags)));
+        if (run.place >= 0) parts.push(...this.#zeroOrFree(run, offset + at, flags));
         else this.#zeroUnmapped(run, offset + at);
         at += run.bytes;
       }
@@ -349,6 +349,40 @@ export class ClusterDisk {
     }
     await settleAll(parts);
     if (this.#map.isFull) await this.#map.store();
+  }
+
+  /** Frees whole clusters, where nothing shows through then, and zeroes the rest in place. */
+  #zeroOrFree(run: ClusterRun, offset: number, flags: number): Promise<void>[] {
+    const [from, to] = this.#wholeClusters(offset, run.bytes);
+    if (from >= to) return [begun(this.#zeroData(run, flags))];
+    const parts: Promise<void>[] = [];
+    const zero = (start: number, end: number): void => {
+      const piece = { place: run.place + start - offset, bytes: end - start };
+      if (start < end) parts.push(begun(this.#zeroData(piece, flags)));
+    };
+    zero(offset, from);
+    zero(to, offset + run.bytes);
+    parts.push(begun(this.#free(run.place + from - offset, from, to)));
+    return parts;
+  }
+
+  /** What of [offset, offset + bytes) can be freed. */
+  #wholeClusters(offset: number, bytes: number): [from: number, to: number] {
+    if (this.#map.free === undefined || this.#node.backing !== undefined) return [0, 0];
+    const size = this.#cluster;
+    const end = offset + bytes;
+    const to = end === this.#node.size ? end : Math.floor(end / size) * size;
+    return [Math.ceil(offset / size) * size, to];
+  }
+
+  async #free(place: number, from: number, to: number): Promise<void> {
+    if (place < this.#dataStart) return this.#writeData(place, 0, Iov.alloc(0));
+    const index = Math.floor(from / this.#perTable);
+    const entry = (from - index * this.#perTable) / this.#cluster;
+    const count = Math.ceil((to - from) / this.#cluster);
+    this.#map.free?.(index, entry, count);
+    const room = Math.min(count * this.#cluster, this.#file.size - place);
+    if (room > 0) await this.#file.discard(place, room);
   }
 
   #zeroData({ place, bytes }: ClusterRun, flags: number): Promise<void> {
@@ -370,12 +404,18 @@ export class ClusterDisk {
     this.#map.set(index, entry, Place.zero, Math.ceil(bytes / size));
   }
 
-  /** The file is told; clusters keep their place. */
+  /** Clusters are freed where the map can do that; otherwise nothing happens. */
   async discard(offset: number, bytes: number): Promise<void> {
-    if (this.#codec.encrypt !== undefined) return;
-    for (let at = 0; at < bytes;) {
-      const run = await this.runAt(offset + at, bytes - at);
-      if (run.place >= this.#dataStart) await this.#file.discard(run.place, run.bytes);
+    const [start, end] = this.#wholeClusters(offset, bytes);
+    if (start >= end) return;
+    await this.#map.prepare();
+    for (let at = start; at < end;) {
+      const run = this.#tryFreeRun(at, end - at);
+      if (run === undefined) {
+        await this.#settle(at);
+        continue;
+      }
+      if (run.place >= 0) await this.#free(run.place, at, at + run.bytes);
       at += run.bytes;
     }
   }

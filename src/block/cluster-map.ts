@@ -57,6 +57,11 @@ export interface ClusterMap {
   take(clusters: number): Taken;
   /** Nothing was stored in these after all. */
   giveBack(host: number, clusters: number): void;
+  /**
+   * Entries [entry, entry + count) hold nothing any more; their places are not given out again
+   * while requests may reach them. Absent: clusters keep their place.
+   */
+  free?(index: number, entry: number, count: number): void;
   /** So much has changed that it should be stored before more does. */
   readonly isFull: boolean;
   /** Stores what changed, in the format's order. Throws; it is tried again then. */

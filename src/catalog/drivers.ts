@@ -16,6 +16,7 @@ import { quorumDriver } from '../filter/quorum.js';
 import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
+import { parallelsDriver } from '../format/parallels/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { qedDriver } from '../format/qed/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
@@ -44,6 +45,7 @@ export const drivers: readonly Driver[] = [
   vhdxDriver,
   vmdkDriver,
   qedDriver,
+  parallelsDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

@@ -212,6 +212,7 @@ const skips: Record<string, Subject['skips']> = {
   vhdx: noResizeSkips,
   vmdk: noResizeSkips,
   qed: growsOnlySkips,
+  parallels: noResizeSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };
