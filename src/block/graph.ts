@@ -47,6 +47,8 @@ export interface GraphInit {
   readonly onWarning?: (message: string) => void;
   /** Receives one-line news that are no warnings ("blkdebug: Suspended request 'a'"). */
   readonly onNotice?: (message: string) => void;
+  /** A filter that compares has found a difference; where absent, its request fails with EIO. */
+  readonly onMismatch?: (message: string) => void;
   /** Receives QMP events that nodes cause (`QUORUM_FAILURE`); `data` as in the event. */
   readonly onEvent?: (name: string, data: Readonly<Record<string, unknown>>) => void;
   /** Requests that backends account take so many nanoseconds, however long they took (qtest). */
@@ -76,6 +78,7 @@ export class BlockGraph {
   readonly accountedNs: number | undefined;
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
+  readonly #onMismatch: ((message: string) => void) | undefined;
   readonly #onEvent: NonNullable<GraphInit['onEvent']>;
   readonly #secret: ((id: string) => Promise<Uint8Array>) | undefined;
   readonly #tlsCredentials: ((id: string) => Promise<TlsCredentials>) | undefined;
@@ -87,6 +90,7 @@ export class BlockGraph {
     this.drivers = init.drivers;
     this.#onWarning = init.onWarning ?? ((): void => undefined);
     this.#onNotice = init.onNotice ?? ((): void => undefined);
+    this.#onMismatch = init.onMismatch;
     this.#onEvent = init.onEvent ?? ((): void => undefined);
     this.accountedNs = init.accountedNs;
     this.throttleGroups = init.throttleGroups ?? new Map<string, ThrottleGroup>();
@@ -106,6 +110,12 @@ export class BlockGraph {
     const { loadCrypto } = this.host;
     if (loadCrypto === undefined) throw new BlockError('ENOTSUP', 'There is no cryptography here');
     return loadCrypto();
+  }
+
+  /** Tells that two images that should be equal differ; may end the program. */
+  mismatch(message: string): void {
+    if (this.#onMismatch === undefined) this.warn(message);
+    else this.#onMismatch(message);
   }
 
   warn(message: string): void {

@@ -180,7 +180,7 @@ async function openFormat(plan: Plan, given: Driver | undefined): Promise<BlockN
   const { graph } = plan;
   const key = given?.primaryChild ?? 'file';
   const ownName = given !== undefined && given.parseFilename !== undefined && plan.filename;
-  if (ownName !== false && ownName !== undefined && hasScheme(given, ownName)) {
+  if (ownName !== false && ownName !== undefined && namesAll(given, ownName)) {
     const own = mergeOptions(parseName(given, ownName), plan.own);
     return build({ ...plan, filename: undefined }, given, own, undefined, false);
   }
@@ -210,8 +210,10 @@ async function openFormat(plan: Plan, given: Driver | undefined): Promise<BlockN
   }
 }
 
-function hasScheme(driver: Driver, filename: string): boolean {
+/** Whether the driver makes options of the name, rather than opening the file of this name. */
+function namesAll(driver: Driver, filename: string): boolean {
   const scheme = schemeOf(filename);
+  if (!driver.needsFile && driver.schemes !== undefined) return true;
   return scheme !== undefined && driver.schemes?.includes(scheme) === true;
 }
 

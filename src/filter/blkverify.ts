@@ -2,8 +2,8 @@
  * Filter `blkverify`: two images that must stay equal, `test` and `raw`. Every write goes to
  * both, every read is compared.
  *
- * QEMU ends the process at the first difference. Here the request fails with EIO, with the
- * offset in its message, which is also given as a warning.
+ * QEMU ends the process at the first difference, and so do the tools; in a library the request
+ * fails with EIO, with the offset in its message, which is also given as a warning.
  *
  * Name: `blkverify:RAW:TEST`.
  */
@@ -33,6 +33,8 @@ function firstDifference(a: Iov, b: Iov): number {
 }
 
 function parseFilename(filename: string): NodeOptions {
+  // Where the driver is chosen by an option, the name is that of the image.
+  if (!filename.startsWith('blkverify:')) return { 'x-image': filename };
   const rest = filename.slice('blkverify:'.length);
   const colon = rest.indexOf(':');
   if (colon < 0) {
@@ -52,7 +54,7 @@ function makeInstance(context: OpenContext, raw: Child, test: Child): DriverInst
     const message =
       `blkverify: read offset=${offset} bytes=${iov.bytes} ` +
       `contents mismatch at offset ${offset + at}`;
-    context.graph.warn(message);
+    context.graph.mismatch(message);
     throw new BlockError('EIO', message, { op: 'read', node: context.node.name, offset });
   };
   return {

@@ -148,12 +148,6 @@ async function imageInfo(node: BlockNode, flat: boolean): Promise<Facts> {
   const own = await nodeInfo(node);
   const below = flat ? undefined : (node.backing ?? filtered(node));
   if (below === undefined) return { ...own };
-  // A filter shows what it stands on as that one's own.
-  if (node.backing === undefined) {
-    const under = await imageInfo(below.node, flat);
-    const image = under['backing-image'];
-    return { ...own, ...(image === undefined ? {} : { 'backing-image': image }) };
-  }
   return { ...own, 'backing-image': await imageInfo(below.node, flat) };
 }
 
@@ -163,7 +157,9 @@ function filtered(node: BlockNode): Child | undefined {
 
 function backingDepth(node: BlockNode): number {
   let depth = 0;
-  for (let at = node.backing; at !== undefined; at = at.node.backing) depth++;
+  for (let at = node.backing ?? filtered(node); at !== undefined; depth++) {
+    at = at.node.backing ?? filtered(at.node);
+  }
   return depth;
 }
 

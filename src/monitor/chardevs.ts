@@ -179,6 +179,25 @@ export class Chardevs {
     this.#devices.set(id, await this.#make(id, backend, options));
   }
 
+  /** Deletes a device; its socket listens no more. */
+  async remove(id: string): Promise<void> {
+    await this.#devices.get(id)?.close();
+    this.#devices.delete(id);
+  }
+
+  /** Makes a device in the place of another of this id; when that fails the old one is back. */
+  async replace(id: string, text: string): Promise<void> {
+    const old = this.#devices.get(id);
+    this.#devices.delete(id);
+    try {
+      await this.add(text);
+    } catch (e) {
+      if (old !== undefined) this.#devices.set(id, old);
+      throw e;
+    }
+    await old?.close();
+  }
+
   async close(): Promise<void> {
     for (const device of this.#devices.values()) await device.close();
     this.#devices.clear();

@@ -30,6 +30,8 @@ export interface BlockExport {
   readonly name: string;
   readonly backend: Backend;
   shuttingDown: boolean;
+  /** The export goes when this device loses its medium. */
+  readonly device: Backend | undefined;
 }
 
 /** What exports need of their surroundings. */
@@ -102,8 +104,11 @@ export class BlockExports {
     for (const each of this.list()) await this.#forget(each);
   }
 
-  /** Exports a node. Throws QmpError or BlockError; then nothing is exported. */
-  async add(options: BlockExportOptions): Promise<void> {
+  /**
+   * Exports a node, until `device` loses its medium, if one is given. Throws QmpError or
+   * BlockError; then nothing is exported.
+   */
+  async add(options: BlockExportOptions, device?: Backend): Promise<void> {
     if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(options.id)) {
       throw new QmpError('Invalid block export id');
     }
@@ -136,6 +141,7 @@ export class BlockExports {
         name,
         backend,
         shuttingDown: false,
+        device,
       };
       this.#exports.set(options.id, made);
     } catch (e) {
@@ -154,6 +160,13 @@ export class BlockExports {
     found.shuttingDown = true;
     await server.remove(found.name, true);
     await this.#forget(found);
+  }
+
+  /** A device is about to lose its medium: what was exported as its own goes. */
+  async ejected(device: Backend): Promise<void> {
+    for (const each of this.list()) {
+      if (each.device === device) await this.remove(each.id, true);
+    }
   }
 
   /** Ends everything, for the end of the program. */

@@ -30,6 +30,11 @@ export function toolGraph(
     onWarning: (message) => {
       program.warning(message);
     },
+    onMismatch: (message) => {
+      program.output.flush();
+      program.output.err(`${message}\n`);
+      process.exit(1);
+    },
     onNotice: (message) => {
       program.output.err(`${message}\n`);
     },

@@ -13,6 +13,7 @@ import { OptionError } from '../options/option-error.js';
 import type { Decl, Infer } from '../options/schema.js';
 import { parseValue } from '../options/schema.js';
 import { objectKinds, secretOptions } from '../block/object-options.js';
+import type { ThrottleConfig } from '../block/throttle-group.js';
 import { ThrottleGroup, throttleConfig, throttleLimits } from '../block/throttle-group.js';
 import { nodeHost } from '../host/node/index.js';
 import type { TlsCredentials } from '../host/socket.js';
@@ -104,6 +105,31 @@ export class ToolObjects {
     }
   }
 
+  property(id: string, name: string): unknown {
+    const limits = limitsOf(this.#group(id, name).config);
+    if (name === 'limits') return limits;
+    const found = limits[name.replace(/^x-/, '')];
+    if (found === undefined || !name.startsWith('x-')) throw noProperty(name);
+    return found;
+  }
+
+  setProperty(id: string, name: string, value: unknown): void {
+    const group = this.#group(id, name);
+    const old = limitsOf(group.config);
+    const change = name === 'limits' ? value : { [name.replace(/^x-/, '')]: value };
+    const given = parseValue(throttleLimits, change, { from: 'qmp' });
+    group.config = throttleConfig({ ...old, ...given });
+  }
+
+  /** The group of this id; the one kind of object whose properties can be asked for. */
+  #group(id: string, property: string): ThrottleGroup {
+    const group = this.throttleGroups.get(id);
+    if (group !== undefined && this.#kinds.has(id)) return group;
+    const kind = this.#kinds.get(id);
+    if (kind === undefined) throw new BlockError('ENOENT', `Device '${id}' not found`);
+    throw new BlockError('EINVAL', `Property '${kind}.${property}' not found`);
+  }
+
   /** Ids and kinds of all objects, the oldest first. */
   list(): readonly (readonly [id: string, kind: string])[] {
     return [...this.#kinds];
@@ -178,6 +204,21 @@ function makeThrottleGroup(
   }
   const config = throttleConfig(parseValue(throttleLimits, limits, { from: 'qmp' }));
   return new ThrottleGroup(id, nodeHost().clock, config);
+}
+
+/** All limits of a configuration, as QMP's ThrottleLimits. */
+function limitsOf({ buckets, opSize }: ThrottleConfig): Record<string, number> {
+  const limits: Record<string, number> = { 'iops-size': opSize };
+  for (const [name, { average, max, maxLength }] of Object.entries(buckets)) {
+    limits[name] = average;
+    limits[`${name}-max`] = max;
+    limits[`${name}-max-length`] = maxLength;
+  }
+  return limits;
+}
+
+function noProperty(name: string): BlockError {
+  return new BlockError('EINVAL', `Property 'throttle-group.${name}' not found`);
 }
 
 function keyval(text: string): Record<string, unknown> {

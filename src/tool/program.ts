@@ -28,6 +28,18 @@ export class Failure extends Error {
   }
 }
 
+/** Beginnings of messages that stand without the program's name. */
+const ownMarks = [
+  'WARNING: ',
+  'ERROR ',
+  "Can't get refcount ",
+  'Leaked ',
+  'Repairing ',
+  'Rebuilding ',
+  'qcow2: ',
+  'qcow2_free_clusters ',
+];
+
 /** Exit status of a program that Ctrl-C ended, as shells give it. */
 export const INTERRUPTED = 130;
 
@@ -71,9 +83,7 @@ export class Program {
       this.#held.push(message);
       return;
     }
-    const marked =
-      /^(?:WARNING: |ERROR |Leaked |Repairing |Rebuilding |qcow2: |qcow2_free_clusters )/;
-    if (marked.test(message)) this.output.err(`${message}\n`);
+    if (ownMarks.some((mark) => message.startsWith(mark))) this.output.err(`${message}\n`);
     else if (/^(?:Failed to flush|Lost persistent)/.test(message)) this.error(message);
     else this.output.err(`${this.name}: warning: ${message}\n`);
   }

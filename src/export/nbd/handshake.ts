@@ -235,7 +235,7 @@ class Handshake {
     for (let i = 0; i < count; i++) wanted.add(r.u16() ?? 0);
     const found = this.#server.find(name);
     if (found === undefined) {
-      return this.#refuse(option, NbdReply.errUnknown, `export '${name}' not present`);
+      return this.#refuse(option, NbdReply.errUnknown, `export '${shortName(name)}' not present`);
     }
     this.#sendInfo(option, found, wanted);
     const sizes = found.blockSizes();
@@ -318,7 +318,7 @@ class Handshake {
     if (r.left > 0) return this.#refuse(option, NbdReply.errInvalid, 'Data after the contexts');
     const found = this.#server.find(name);
     if (found === undefined) {
-      return this.#refuse(option, NbdReply.errUnknown, `export '${name}' not present`);
+      return this.#refuse(option, NbdReply.errUnknown, `export '${shortName(name)}' not present`);
     }
     const list = option === NbdOption.listMetaContext;
     const chosen = choose(found, queries, list);
@@ -381,4 +381,12 @@ export function negotiate(
   server: HandshakeServer,
 ): Promise<Negotiated | undefined> {
   return new Handshake(reader, server).run();
+}
+
+/** Characters of an export's name that a message shows. */
+const SHOWN_NAME = 80;
+
+/** Names in messages are cut where they are long. */
+function shortName(name: string): string {
+  return name.length > SHOWN_NAME ? `${name.slice(0, SHOWN_NAME)}...` : name;
 }

@@ -175,7 +175,14 @@ function breakpointsOf(rules: RuleMachine): NonNullable<DriverInstance['breakpoi
 
 function strongOptions(options: NodeOptions): NodeOptions {
   const { image: _image, 'x-image': _name, ...own } = options;
-  return own;
+  // Rules stand in lists; their options are told one by one.
+  const flat: NodeOptions = {};
+  const add = (name: string, value: unknown): void => {
+    if (typeof value !== 'object' || value === null) flat[name] = value;
+    else for (const [key, each] of Object.entries(value)) add(`${name}.${key}`, each);
+  };
+  for (const [name, value] of Object.entries(own)) add(name, value);
+  return flat;
 }
 
 /** `blkdebug:CONFIG:IMAGE` where nothing else is set. */
@@ -187,6 +194,7 @@ function nameOf(context: OpenContext, file: Child): string | undefined {
 }
 
 function parseFilename(filename: string): NodeOptions {
+  if (!filename.startsWith('blkdebug:')) return { 'x-image': filename };
   const rest = filename.slice('blkdebug:'.length);
   const colon = rest.indexOf(':');
   if (colon < 0)

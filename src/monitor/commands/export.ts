@@ -29,8 +29,8 @@ const nbdServerAdd = defineCommand({
   run: async ({ exports, graph }, args) => {
     const { device, bitmap, name, description, writable } = args;
     const node = lookupNode(graph, device, device);
-    await exports.add({
-      type: 'nbd',
+    const options = {
+      type: 'nbd' as const,
       id: name ?? device,
       'node-name': node.name,
       name: name ?? device,
@@ -38,7 +38,8 @@ const nbdServerAdd = defineCommand({
       // Older clients ask for it whether they may or not.
       writable: writable === true && !node.readOnly,
       ...(bitmap === undefined ? {} : { bitmaps: [bitmap] }),
-    });
+    };
+    await exports.add(options, graph.backends.get(device));
   },
 });
 

@@ -51,7 +51,8 @@ function closeTray({ graph }: MonitorContext, name: DeviceName): void {
   if (user?.hasTray === true && user.isTrayOpen) user.moveTray(false);
 }
 
-async function removeMedium({ graph }: MonitorContext, name: DeviceName): Promise<void> {
+async function removeMedium(context: MonitorContext, name: DeviceName): Promise<void> {
+  const { graph, exports } = context;
   const backend = findDevice(graph, name);
   const { user } = backend;
   if (!isRemovable(backend)) throw new QmpError(`Device '${shown(name)}' is not removable`);
@@ -60,6 +61,7 @@ async function removeMedium({ graph }: MonitorContext, name: DeviceName): Promis
   }
   if (!backend.isInserted) return;
   rememberFlags(backend);
+  await exports.ejected(backend);
   await backend.detach();
   if (user?.hasTray !== true) user?.mediumChanged(false);
 }

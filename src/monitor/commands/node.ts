@@ -102,7 +102,7 @@ const changeBackingFile = defineCommand({
     if (below(image) === undefined) {
       throw new QmpError('not allowing backing file change on an image without a backing file');
     }
-    checkOp(image, 'change');
+    checkOp(top, 'change');
     if (!chainContains(top, image)) {
       throw new QmpError(`'${args.device}' and image file are not in the same chain`);
     }

@@ -1,7 +1,8 @@
 /** Commands that create and delete objects. */
 import { objectOptions } from '../../block/object-options.js';
 import { t } from '../../options/schema.js';
-import { defineCommand } from '../command.js';
+import { defineCommand, definePlainCommand } from '../command.js';
+import { QmpError } from '../qmp-error.js';
 
 const objectAdd = defineCommand({
   name: 'object-add',
@@ -22,4 +23,63 @@ const objectDel = defineCommand({
   },
 });
 
-export const objectCommands = [objectDel, objectAdd];
+/** The id in a path of an object: `g0`, `/objects/g0`. Throws QmpError for other paths. */
+function objectId(path: string, ids: readonly (readonly [string, string])[]): string {
+  const id = path.replace(/^\/objects\//, '');
+  if (ids.some(([each]) => each === id)) return id;
+  throw new QmpError(`Device '${path}' not found`, 'DeviceNotFound');
+}
+
+const property = {
+  path: t.str({ doc: 'object: its id, or /objects/ID' }),
+  property: t.str({ doc: 'name of the property' }),
+};
+
+const qomGet = defineCommand({
+  name: 'qom-get',
+  doc: 'Tells a property of an object; those of throttle groups can be asked for.',
+  args: t.struct('q_obj_qom-get-arg', property),
+  returns: t.any(),
+  since: '1.2',
+  run: ({ objects }, args) => objects.property(objectId(args.path, objects.list()), args.property),
+});
+
+const qomSet = defineCommand({
+  name: 'qom-set',
+  doc: 'Changes a property of an object: the limits of a throttle group.',
+  args: t.struct('q_obj_qom-set-arg', { ...property, value: t.any() }),
+  since: '1.2',
+  run: ({ objects }, args) => {
+    objects.setProperty(objectId(args.path, objects.list()), args.property, args.value);
+  },
+});
+
+const queryIothreads = definePlainCommand({
+  name: 'query-iothreads',
+  doc: 'Lists the loop threads that were asked for; one loop serves them all.',
+  returns: t.arrayOf(
+    t.struct('IOThreadInfo', {
+      id: t.str(),
+      'thread-id': t.int(),
+      'poll-max-ns': t.int(),
+      'poll-grow': t.int(),
+      'poll-shrink': t.int(),
+      'aio-max-batch': t.int(),
+    }),
+  ),
+  since: '2.0',
+  run: ({ objects }) =>
+    objects
+      .list()
+      .filter(([, kind]) => kind === 'iothread')
+      .map(([id]) => ({
+        id,
+        'thread-id': 0,
+        'poll-max-ns': 0,
+        'poll-grow': 0,
+        'poll-shrink': 0,
+        'aio-max-batch': 0,
+      })),
+});
+
+export const objectCommands = [queryIothreads, qomSet, qomGet, objectDel, objectAdd];

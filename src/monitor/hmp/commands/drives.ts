@@ -46,6 +46,7 @@ async function driveDelete(run: HmpRun): Promise<void> {
   }
   const backend = run.context.graph.backends.get(id);
   if (backend === undefined) throw new HmpError(`Device '${id}' not found`);
+  await run.context.exports.ejected(backend);
   await alone(() => run.machine.removeDrive(id));
 }
 
