@@ -141,7 +141,7 @@ export async function makeDrive(
   const policy = readPolicy(options, place.interface);
   const limits = readLimits(options);
   const counting = readCounting(options);
-  if (graph.backends.has(id)) throw new QmpError(`Device with id '${id}' already exists`);
+  if (graph.backends.has(id)) throw new QmpError(`Duplicate ID '${id}' for drive`);
   if (graph.tryNode(id) !== undefined) {
     throw new QmpError(`Device name '${id}' conflicts with an existing node name`);
   }
