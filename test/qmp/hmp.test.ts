@@ -161,7 +161,12 @@ async function converse(
 const script: readonly (readonly [string, string | RegExp])[] = [
   [
     'info block',
-    /^d0 \(#block\d{3}\): \S+ \(qcow2\)\r\n {4}Removable device: not locked, tray closed\r\n {4}Cache mode: {7}writeback\r\n\r\nd1: \[not inserted\]\r\n {4}Removable device: not locked, tray closed\r\n$/,
+    new RegExp(
+      '^d0 \\(#block\\d{3}\\): \\S+ \\(qcow2\\)\\r\\n' +
+        '    Removable device: not locked, tray closed\\r\\n' +
+        '    Cache mode:       writeback\\r\\n\\r\\nd1: \\[not inserted\\]\\r\\n' +
+        '    Removable device: not locked, tray closed\\r\\n$',
+    ),
   ],
   [
     'info block -v d0',
