@@ -30,10 +30,8 @@ function load(name) {
   const base = path.join(folder, `${name}.${text.slice(2, 18)}`);
   const words = process.argv.slice(2, name === 'vdisk' ? 4 : 3).join('-');
   const own = /^[a-z-]+$/.test(words) ? tryReadBytes(`${base}.${words}.cache`) : undefined;
-  const script = new vm.Script(
-    `(function (exports, require, module, __filename, __dirname) {${text}\n})`,
-    { filename: file, cachedData: own ?? tryReadBytes(`${base}.cache`) },
-  );
+  const cachedData = own ?? tryReadBytes(`${base}.cache`);
+  const script = new vm.Script(text, { filename: file, cachedData });
   const start = () => {
     const module = { exports: {} };
     script.runInThisContext().call(module.exports, module.exports, require, module, file, folder);

@@ -48,6 +48,9 @@ export async function bundleTools() {
     packages: 'external',
     charset: 'ascii',
     legalComments: 'none',
+    minifyWhitespace: true,
+    // Lines of a stack trace stay lines of a few statements.
+    lineLimit: 160,
     logLevel: 'warning',
     absWorkingDir: root,
     outdir: out,
@@ -91,7 +94,8 @@ function writeTool(path, text) {
   const ascii = text.replace(/[^\0-\x7f]/g, (unit) => {
     return `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
   });
-  const content = `/*${id}*/${ascii}`;
+  const names = 'exports, require, module, __filename, __dirname';
+  const content = `/*${id}*/(function (${names}) {${ascii}\n})`;
   if (tryRead(path) !== content) writeAtomically(path, content);
   const base = path.replace(/\.cjs$/, `.${id}`);
   if (existsSync(`${base}.cache`)) return;

@@ -177,11 +177,17 @@ async function lookAtBacking(
 }
 
 /**
- * Writes the image; qcow2 and LUKS ones are durable then, as QEMU's. Throws BlockError or
- * OptionError; a file may then have been left behind.
+ * Writes the image; qcow2 and LUKS ones are durable then, as QEMU's, unless with `noFlush`, for
+ * who will not flush what is written into it either. Throws BlockError or OptionError; a file may
+ * then have been left behind.
  */
-export async function createImage(graph: BlockGraph, prepared: PreparedCreate): Promise<void> {
+export async function createImage(
+  graph: BlockGraph,
+  prepared: PreparedCreate,
+  { noFlush = false } = {},
+): Promise<void> {
   const { driver, filename, values, set } = prepared;
+  const flags = noFlush ? unflushedFlags : fileFlags;
   if (driver.create === undefined) throw notCreatable('Format', driver.name);
   try {
     if ((values.size ?? 0) > (driver.maxSize ?? MAX_LENGTH)) throw new BlockError('EFBIG');
@@ -190,7 +196,8 @@ export async function createImage(graph: BlockGraph, prepared: PreparedCreate): 
       host: graph.host,
       filename,
       values,
-      createFile: (bytes, name) => createFile(graph, name ?? filename, bytes, values),
+      createFile: (bytes, name) =>
+        createFile(graph, { filename: name ?? filename, bytes, values, flags }),
     });
   } catch (e) {
     if (errorCode(e) !== 'EFBIG') throw e;
@@ -207,13 +214,22 @@ export async function createImage(graph: BlockGraph, prepared: PreparedCreate): 
 
 /** Flags of a file that an image is being written into: flushed at the end, not on the way. */
 const fileFlags: OpenFlags = { ...defaultFlags, writable: true, unmap: true };
+const unflushedFlags: OpenFlags = {
+  ...fileFlags,
+  cache: { ...defaultFlags.cache, noFlush: true },
+};
+
+interface NewFile {
+  readonly filename: string;
+  readonly bytes: number;
+  readonly values: CreateValues;
+  readonly flags: OpenFlags;
+}
 
 /** Creates the protocol-level file and opens it for writing. */
 async function createFile(
   graph: BlockGraph,
-  filename: string,
-  bytes: number,
-  values: CreateValues,
+  { filename, bytes, values, flags }: NewFile,
 ): Promise<Backend> {
   const protocol = await protocolOf(graph, filename);
   if (protocol.create === undefined) {
@@ -235,7 +251,7 @@ async function createFile(
     createFile: () => Promise.reject(new BlockError('ENOTSUP')),
   });
   return graph.openBackend(
-    { filename, options: { driver: protocol.name }, flags: fileFlags },
+    { filename, options: { driver: protocol.name }, flags },
     { perm: Perm.consistentRead | Perm.write | Perm.resize, shared: Perm.all & ~Perm.resize },
   );
 }

@@ -289,7 +289,8 @@ async function makeTarget(options: ConvertOptions, create = true): Promise<Made>
     throw new BlockError('ENOTSUP', `Format driver '${driver.name}' does not support bitmaps`);
   }
   try {
-    if (create) await createImage(graph, prepared);
+    const { noFlush } = target.cache ?? unsafeCache;
+    if (create) await createImage(graph, prepared, { noFlush });
   } catch (e) {
     throw prepend(`${filename}: error while converting ${format}: `, e);
   }

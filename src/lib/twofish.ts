@@ -49,7 +49,13 @@ function permutation(which: 0 | 1): Uint8Array {
   });
 }
 
-const Q = [permutation(0), permutation(1)] as const;
+/** The permutations q0 and q1; made when they are first used. */
+let permutations: readonly [Uint8Array, Uint8Array] | undefined;
+
+function q(): readonly [Uint8Array, Uint8Array] {
+  return (permutations ??= [permutation(0), permutation(1)]);
+}
+
 /** The permutations before the key words 3, 2, 1 and 0 and after them, for each byte of a word. */
 const ORDER = [
   [1, 1, 0, 0, 1],
@@ -72,11 +78,12 @@ function multiply(a: number, b: number, polynomial: number): number {
 /** Byte `column` of a word through the permutations, keyed with the words of `key`, last first. */
 function substitute(x: number, column: number, key: readonly number[]): number {
   const order = ORDER[column]!;
+  const tables = q();
   let y = x;
   for (let i = key.length - 1; i >= 0; i--) {
-    y = Q[order[3 - i]!][y]! ^ ((key[i]! >>> (8 * column)) & 0xff);
+    y = tables[order[3 - i]!][y]! ^ ((key[i]! >>> (8 * column)) & 0xff);
   }
-  return Q[order[4]][y]!;
+  return tables[order[4]][y]!;
 }
 
 /** The contribution of an S-box output in `column` to the word behind the MDS matrix. */

@@ -19,6 +19,7 @@ import type {
   HostFile,
   LockRequest,
 } from '../file.js';
+import { nowMs } from './clock.js';
 import { closeFd, isTransient, kindOf, openFd } from './fs-calls.js';
 import { EngineCode, Op, errnoError } from './native-engine.js';
 import type { NativeEngine, Target } from './native-engine.js';
@@ -314,12 +315,12 @@ export class NativeFile implements HostFile, Target {
   async extentAt(offset: number): Promise<FileExtent | undefined> {
     if (this.#closed) throw new HostError('EBADF');
     let run: number;
-    const before = performance.now();
+    const before = nowMs();
     if (before < this.#seekSlowUntil) {
       run = await this.#operate(Op.extent, offset);
     } else {
       run = this.io.binding.extentAt(this.fd, offset);
-      const after = performance.now();
+      const after = nowMs();
       if (after - before > SLOW_SEEK_MS) this.#seekSlowUntil = after + SEEK_PAUSE_MS;
     }
     return run === 0 ? undefined : { data: run > 0, bytes: Math.abs(run) };
