@@ -12,7 +12,7 @@ import { deviceAliases, deviceTypes } from '../catalog/devices.js';
 import type { GuestClock } from '../device/bus/clock.js';
 import type { Bus, Device, DeviceContext, DeviceType } from '../device/bus/device.js';
 import { PciBus, PciConfigPorts } from '../device/bus/pci/bus.js';
-import type { AccessSize } from '../device/bus/space.js';
+import type { AccessSize, IoRegion } from '../device/bus/space.js';
 import { IoSpace } from '../device/bus/space.js';
 import { OptionError } from '../options/option-error.js';
 import type { Chipset, MachineType } from './chipset.js';
@@ -93,6 +93,8 @@ export class Machine {
   readonly #context: DeviceContext;
   /** Devices of the machine itself, which nobody takes away. */
   readonly #own = new Set<Device>();
+  /** Devices that somebody wants to go. */
+  readonly #leaving = new Set<Device>();
   /** Backends that were made for a `drive=` that names a node. */
   readonly #anonymous = new Set<Backend>();
   #paused: PauseReason | undefined;
@@ -121,6 +123,7 @@ export class Machine {
     this.ports.map(0xcfc, this.#configPorts.data);
     this.ports.map(0x70, this.cmos.region);
     this.ports.map(0x510, this.fwCfg.region);
+    this.ports.map(0xae00, this.#hotplug);
     this.#context = this.#makeContext();
   }
 
@@ -141,6 +144,21 @@ export class Machine {
       firmwarePath: '/pci@i0cf8',
     });
   }
+
+  /** Ports of ACPI's PCI hot-plug: devices that came or shall go (none wait), and ejection. */
+  readonly #hotplug: IoRegion = {
+    name: 'acpi-pci-hotplug',
+    bytes: 0x14,
+    read: (offset) => {
+      if (offset !== 4) return 0;
+      let slots = 0;
+      for (const device of this.#leaving) slots |= 1 << (device.pciSlot?.() ?? 0);
+      return slots;
+    },
+    write: (offset, _size, value) => {
+      if (offset === 8) void this.#removeLeaving(value);
+    },
+  };
 
   #makeContext(): DeviceContext {
     return {
@@ -195,7 +213,18 @@ export class Machine {
    * Adds a device: `-device`, and `device_add` when the guest runs. Texts are taken for values
    * unless `from` is 'qmp'. Throws OptionError or BlockError; then there is no new device.
    */
-  async addDevice(properties: DeviceProperties, from: 'keyval' | 'qmp'): Promise<Device> {
+  async addDevice(
+    properties: DeviceProperties,
+    from: 'keyval' | 'qmp',
+    isHotplug = false,
+  ): Promise<Device> {
+    const { driver } = properties;
+    if (isHotplug && typeof driver === 'string' && !Machine.deviceType(driver).hotpluggable) {
+      const { bus } = Machine.deviceType(driver);
+      throw new OptionError(
+        `Device '${driver}' does not support hotplugging: it is on ${bus} from the start`,
+      );
+    }
     const device = await this.#create(properties, from, false);
     this.#settle();
     return device;
@@ -243,6 +272,39 @@ export class Machine {
     this.#settle();
   }
 
+  /**
+   * Asks for a device to go. One on a PCI bus goes when the guest lets it (port 0xae08) or at the
+   * next reset. Throws OptionError for devices that stay as long as the machine.
+   */
+  async requestRemoval(device: Device): Promise<void> {
+    if (!device.type.hotpluggable || this.#own.has(device)) {
+      throw new OptionError(`Device '${device.id ?? ''}' does not support hotplugging`);
+    }
+    this.#leaving.add(device);
+    await Promise.resolve();
+  }
+
+  /** The guest let go of the slots whose bits are set, or the machine was reset. */
+  async #removeLeaving(slots: number): Promise<void> {
+    for (const device of [...this.#leaving]) {
+      const slot = device.pciSlot?.();
+      if (slot === undefined || (slots & (1 << slot)) === 0) continue;
+      this.#leaving.delete(device);
+      await this.removeDevice(device);
+      const name = device.id === undefined ? {} : { device: device.id };
+      this.#init.emit?.('DEVICE_DELETED', {
+        ...name,
+        path: `/machine/peripheral/${device.id ?? ''}`,
+      });
+    }
+  }
+
+  /** Requests that wait for the guest to go on are given up: it never will. */
+  abandon(): void {
+    for (const device of this.devices) device.drive?.abandon();
+    this.resume();
+  }
+
   /** Whether a device came with the machine. */
   isOwn(device: Device): boolean {
     return this.#own.has(device);
@@ -277,6 +339,7 @@ export class Machine {
     if (name === undefined) {
       const empty = new Backend({ graph: this.graph, name: '', perm: 0, shared: Perm.all });
       this.#anonymous.add(empty);
+      this.graph.deviceBackends.add(empty);
       return empty;
     }
     const drive = this.graph.backends.get(name);
@@ -289,10 +352,12 @@ export class Machine {
     await backend.attach(node);
     backend.writeCache = node.flags.cache.writeback;
     this.#anonymous.add(backend);
+    this.graph.deviceBackends.add(backend);
     return backend;
   }
 
   async #releaseBackend(backend: Backend): Promise<void> {
+    this.graph.deviceBackends.delete(backend);
     if (this.#anonymous.delete(backend)) await backend.close();
     else await backend.setPerms({ perm: 0, shared: Perm.all });
   }
@@ -339,6 +404,7 @@ export class Machine {
     this.#chipset.reset();
     this.#configPorts.reset();
     this.#settle();
+    void this.#removeLeaving(0xffff_ffff);
   }
 
   /** Brings up to date what firmware is told of drives and booting. */

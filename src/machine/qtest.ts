@@ -61,20 +61,21 @@ const widths: Readonly<Record<string, number>> = { b: 1, w: 2, l: 4, q: 8 };
 export class QtestServer {
   readonly #machine: Machine;
   readonly #stream: ByteStream;
-  readonly #log: ((line: string) => void) | undefined;
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
   #intercepting = false;
 
-  constructor(machine: Machine, stream: ByteStream, log?: (line: string) => void) {
+  /** `gone` is called when the peer is. */
+  constructor(machine: Machine, stream: ByteStream, gone: () => void = (): void => undefined) {
     this.#machine = machine;
     this.#stream = stream;
-    this.#log = log;
     stream.onData = (piece): void => {
       this.#take(piece);
     };
     stream.onClose = (): void => {
       if (this.#intercepting) machine.interrupts.onChange = undefined;
+      void stream.end();
+      gone();
     };
   }
 
@@ -104,12 +105,10 @@ export class QtestServer {
   }
 
   #send(line: string): void {
-    this.#log?.(`[S] ${line}`);
     this.#stream.write([encoder.encode(`${line}\n`)]);
   }
 
   #answer(line: string): void {
-    this.#log?.(`[R] ${line}`);
     let answer: string;
     try {
       answer = this.#execute(line.split(' '));

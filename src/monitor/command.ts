@@ -29,6 +29,8 @@ export interface Command {
   readonly features: readonly string[] | undefined;
   /** The command looks at which arguments were given: defaults are not filled in. */
   readonly givenOnly: boolean;
+  /** Arguments that are not declared are passed on as they are: the command checks them. */
+  readonly takesMore?: boolean;
   /** Does what it is for. Throws QmpError, BlockError or OptionError; then nothing has changed. */
   run(context: MonitorContext, args: unknown): unknown;
 }

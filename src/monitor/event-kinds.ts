@@ -94,6 +94,14 @@ const machineEvents: readonly EventKind[] = [
   { name: 'STOP', doc: 'The guest stands still.', data: undefined },
   { name: 'RESUME', doc: 'The guest goes on.', data: undefined },
   {
+    name: 'DEVICE_DELETED',
+    doc: 'A device has gone.',
+    data: t.struct('q_obj_DEVICE_DELETED-arg', {
+      device: t.optional(t.str({ doc: 'ID of the device' })),
+      path: t.str({ doc: 'its place among the objects' }),
+    }),
+  },
+  {
     name: 'DEVICE_TRAY_MOVED',
     doc: 'The tray of a device was opened or closed.',
     data: t.struct('q_obj_DEVICE_TRAY_MOVED-arg', {

@@ -9,7 +9,7 @@
 import type { Clock } from '../host/host.js';
 import type { ByteStream } from '../host/socket.js';
 import type { Decl } from '../options/schema.js';
-import { parseValue, t } from '../options/schema.js';
+import { fieldsOf, parseValue, t } from '../options/schema.js';
 import type { Command } from './command.js';
 import type { MonitorContext, VersionInfo } from './context.js';
 import type { EventKind } from './events.js';
@@ -90,12 +90,16 @@ export class Monitor implements SessionHost, HmpHost {
    */
   execute(command: Command, args: unknown): Promise<unknown> {
     return this.runExclusive(() => {
-      const checked = parseValue(command.args ?? noArguments, args, {
-        from: 'qmp',
-        types: this.types,
-        withoutDefaults: command.givenOnly,
-      });
-      return command.run(this.#context(), checked);
+      const decl = command.args ?? noArguments;
+      const how = { from: 'qmp', types: this.types, withoutDefaults: command.givenOnly } as const;
+      if (command.takesMore === true && typeof args === 'object') {
+        const declared = fieldsOf(decl);
+        const given = Object.entries(args ?? {});
+        const own = given.filter(([name]) => Object.hasOwn(declared, name));
+        const checked: unknown = parseValue(decl, Object.fromEntries(own), how);
+        return command.run(this.#context(), Object.assign(Object.fromEntries(given), checked));
+      }
+      return command.run(this.#context(), parseValue(decl, args, how));
     });
   }
 

@@ -84,6 +84,8 @@ export interface Device {
   readonly bootindex?: number | undefined;
   /** Its name in firmware's paths (`/pci@i0cf8/ide@1,1/drive@0/disk@0`), where it has one. */
   firmwarePath?(): string;
+  /** Its slot on the root bus, for a PCI device. */
+  pciSlot?(): number | undefined;
   /** What CMOS tells of a disk on one of the machine's own IDE channels. */
   biosDisk?(): BiosDisk | undefined;
   /** Geometry that firmware is told to believe: cylinders, heads, sectors; zeroes: none. */

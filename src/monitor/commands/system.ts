@@ -6,6 +6,7 @@ import type { MonitorContext } from '../context.js';
 import { runHmp } from '../hmp/run.js';
 import type { MachineControl } from '../machine.js';
 import { QmpError } from '../qmp-error.js';
+import { deviceCommands } from './device.js';
 import { mediumCommands } from './medium.js';
 
 function machineOf({ machine }: MonitorContext): MachineControl {
@@ -132,4 +133,5 @@ export const systemCommands: readonly Command[] = [
   queryUuid,
   queryKvm,
   ...mediumCommands,
+  ...deviceCommands,
 ];

@@ -2,6 +2,7 @@
 import type { Backend } from '../../block/backend.js';
 import { messageOf } from '../../block/errors.js';
 import type { MachineControl, Drive, DriveInterface, RunState } from '../../monitor/machine.js';
+import type { Machine, PauseReason } from '../../machine/machine.js';
 import { QmpError } from '../../monitor/qmp-error.js';
 import { parseOpts } from '../../options/qemu-opts.js';
 import type { Daemon } from '../daemon/run.js';
@@ -21,6 +22,8 @@ export class SystemControl implements MachineControl {
   /** What a drive without `if=` is attached to. */
   defaultInterface: DriveInterface = 'ide';
   readonly drives = new Map<string, Drive>();
+  /** The machine with its devices; undefined: there is none (`-machine none`), or none yet. */
+  machine: Machine | undefined;
   readonly #daemon: Daemon;
   readonly #program: Program;
 
@@ -36,6 +39,7 @@ export class SystemControl implements MachineControl {
       return;
     }
     this.runState = 'paused';
+    this.machine?.pause('paused');
     this.#daemon.emit('STOP');
     for (const { backend } of this.drives.values()) await this.#flush(backend);
   }
@@ -47,10 +51,32 @@ export class SystemControl implements MachineControl {
     if (this.runState === 'running') return;
     this.runState = 'running';
     this.#daemon.emit('RESUME');
+    this.machine?.resume();
     await Promise.resolve();
   }
 
+  /** The machine stopped by itself. */
+  machineRuns(isRunning: boolean, reason: PauseReason): void {
+    if (isRunning || reason !== 'io-error' || this.runState !== 'running') return;
+    this.runState = 'io-error';
+    this.#daemon.emit('STOP');
+  }
+
+  async addDevice(properties: Readonly<Record<string, unknown>>): Promise<void> {
+    if (this.machine === undefined) throw new QmpError('There is no machine that takes devices');
+    await this.machine.addDevice(properties, 'qmp', true);
+  }
+
+  async removeDevice(id: string): Promise<void> {
+    const device = this.machine?.tryDevice(id);
+    if (this.machine === undefined || device === undefined) {
+      throw new QmpError(`Device '${id}' not found`, 'DeviceNotFound');
+    }
+    await this.machine.requestRemoval(device);
+  }
+
   reset(): void {
+    this.machine?.reset();
     this.#daemon.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
   }
 

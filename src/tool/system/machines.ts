@@ -6,14 +6,21 @@ import { parseOpts } from '../../options/qemu-opts.js';
 export interface MachineKind {
   readonly name: string;
   readonly doc: string;
+  /** Which machine carries the devices; undefined: none does. */
+  readonly carrier: 'pc' | 'q35' | undefined;
   /** What a drive without `if=` is attached to. */
   readonly defaultInterface: DriveInterface;
 }
 
 export const machineKinds: readonly MachineKind[] = [
-  { name: 'none', doc: 'empty machine', defaultInterface: 'ide' },
-  { name: 'pc', doc: 'Standard PC (i440FX + PIIX, 1996) (default)', defaultInterface: 'ide' },
-  { name: 'q35', doc: 'Standard PC (Q35 + ICH9, 2009)', defaultInterface: 'ide' },
+  { name: 'none', doc: 'empty machine', carrier: undefined, defaultInterface: 'ide' },
+  {
+    name: 'pc',
+    doc: 'Standard PC (i440FX + PIIX, 1996) (default)',
+    carrier: 'pc',
+    defaultInterface: 'ide',
+  },
+  { name: 'q35', doc: 'Standard PC (Q35 + ICH9, 2009)', carrier: 'q35', defaultInterface: 'ide' },
 ];
 
 /** The text of `-machine help`. */

@@ -3,7 +3,7 @@ import { hintOf, messageOf } from '../../block/errors.js';
 import { systemProgramCommands } from '../../monitor/commands/index.js';
 import { BugError } from '../../lib/assert.js';
 import { parseOpts } from '../../options/qemu-opts.js';
-import { isJsonArgument } from '../../options/keyval.js';
+import { QtestServer } from '../../machine/qtest.js';
 import { OptionError } from '../../options/option-error.js';
 import { reportReady, runInBackground } from '../background.js';
 import { Daemon } from '../daemon/run.js';
@@ -16,6 +16,14 @@ import { versionText } from '../version.js';
 import { SystemControl } from './control.js';
 import { driveHelp } from './drive-help.js';
 import { readDeviceWords } from './device-words.js';
+import {
+  attachDrive,
+  defaultDrives,
+  driveArgument,
+  makeMachine,
+  readDevice,
+  tryDeviceHelp,
+} from './guest.js';
 import { machineHelp, readMachine } from './machines.js';
 import type { GivenOption } from './options.js';
 import { readSystemOptions, SystemUsageError, systemOptions } from './options.js';
@@ -85,17 +93,19 @@ class System {
   readonly #daemon: Daemon;
   readonly #control: SystemControl;
   readonly #clock = new VirtualClock();
+  readonly #isQtest: boolean;
+  #carrier: 'pc' | 'q35' | undefined = 'pc';
   #monitors = 0;
 
   constructor(program: Program, given: readonly GivenOption[]) {
     this.#program = program;
     this.#given = given;
-    const isQtest = given.some(({ name, value }) => name === 'accel' && value === 'qtest');
+    this.#isQtest = given.some(({ name, value }) => name === 'accel' && value === 'qtest');
     let control: SystemControl | undefined;
     this.#daemon = new Daemon(program, {
       commands: systemProgramCommands,
       machine: (daemon) => (control = new SystemControl(daemon, program)),
-      ...(isQtest ? { accountedNs: QTEST_LATENCY_NS } : {}),
+      ...(this.#isQtest ? { accountedNs: QTEST_LATENCY_NS } : {}),
     });
     if (control === undefined) throw new Error('the daemon made no machine');
     this.#control = control;
@@ -173,10 +183,10 @@ class System {
       const help = await this.#daemon.chardev(value);
       if (help !== undefined) throw new Ended(help);
     });
-    await this.#each('qtest', (value) => this.#qtest(value));
     await this.#each('blockdev', (value) => this.#daemon.blockdev(value));
-    await this.#each('drive', (value) => this.#drive(value));
-    await this.#each('device', refuseDevice);
+    await this.#drives();
+    await this.#guest();
+    await this.#each('qtest', (value) => this.#qtest(value));
     await this.#setUpMonitors();
     await this.#each('pidfile', (value) => {
       this.#daemon.writePid(value);
@@ -186,7 +196,10 @@ class System {
   async #machine(): Promise<void> {
     const choose = (value: string): void => {
       if (isHelp(value)) throw new Ended(machineHelp());
-      this.#control.defaultInterface = readMachine(value).defaultInterface;
+      if (!parseOpts(value, { implied: 'type' }).values.has('type')) return;
+      const kind = readMachine(value);
+      this.#control.defaultInterface = kind.defaultInterface;
+      this.#carrier = kind.carrier;
     };
     await this.#each('machine', choose);
     await this.#each('M', choose);
@@ -198,15 +211,50 @@ class System {
     });
   }
 
-  async #drive(value: string): Promise<void> {
-    const help = driveHelp(value);
-    if (help !== undefined) throw new Ended(help, 1);
-    const drive = await this.#control.commandLineDrive(value);
-    const { bus, unit, interface: kind } = drive;
-    if (kind === 'none') return;
-    if (kind === 'virtio') throw new OptionError("'virtio-blk' is not a valid device model name");
-    const place = `if=${kind},bus=${String(bus)},unit=${String(unit)}`;
-    throw new OptionError(`machine type does not support ${place}`);
+  /** `-drive`, `-hda` and their likes, in their order. */
+  async #drives(): Promise<void> {
+    for (const option of this.#given) {
+      const argument = driveArgument(option);
+      if (argument === undefined) continue;
+      try {
+        const help = driveHelp(argument);
+        if (help !== undefined) throw new Ended(help, 1);
+        await this.#control.commandLineDrive(argument);
+      } catch (e) {
+        if (e instanceof BugError || e instanceof Ended) throw e;
+        throw new StartError(option.written, e);
+      }
+    }
+  }
+
+  /** The machine, its drives and devices. */
+  async #guest(): Promise<void> {
+    const control = this.#control;
+    await this.#each('device', (value) => {
+      const help = tryDeviceHelp(value);
+      if (help !== undefined) throw new Ended(help);
+    });
+    if (this.#carrier === undefined) {
+      await this.#each('device', (value) => {
+        throw new OptionError(`'${value}': the machine 'none' has no bus for devices`);
+      });
+      return;
+    }
+    const init = {
+      daemon: this.#daemon,
+      control,
+      type: this.#carrier,
+      given: this.#given,
+      isQtest: this.#isQtest,
+    };
+    const machine = await makeMachine(init);
+    control.machine = machine;
+    for (const text of defaultDrives(machine, init)) await control.commandLineDrive(text);
+    for (const drive of control.drives.values()) await attachDrive(machine, drive);
+    await this.#each('device', async (value) => {
+      const { properties, json } = readDevice(value);
+      await machine.addDevice(properties, json ? 'qmp' : 'keyval');
+    });
   }
 
   async #setUpMonitors(): Promise<void> {
@@ -245,13 +293,18 @@ class System {
     const chardev = id === undefined ? undefined : this.#daemon.chardevs.find(id);
     if (chardev === undefined) throw new OptionError(`chardev "${id ?? ''}" not found`);
     chardev.attach((stream, gone) => {
-      serveQtest(stream, this.#clock, gone);
+      const { machine } = this.#control;
+      if (machine === undefined) serveQtest(stream, this.#clock, gone);
+      else new QtestServer(machine, stream, gone);
     });
   }
 
   async #close(): Promise<void> {
     // Anonymous users of drives' nodes are gone by then: exports and jobs end in the daemon.
     await this.#daemon.close(async () => {
+      const { machine } = this.#control;
+      machine?.abandon();
+      await machine?.close();
       for (const id of [...this.#control.drives.keys()]) await this.#control.removeDrive(id);
     });
   }
@@ -271,13 +324,6 @@ class Ended extends Error {
 
 function isHelp(value: string): boolean {
   return value === 'help' || value === '?';
-}
-
-/** There are no devices as yet; help tells so. */
-function refuseDevice(value: string): void {
-  const driver = isJsonArgument(value) ? value : (value.split(',')[0] ?? '');
-  if (isHelp(driver)) throw new Ended('');
-  throw new OptionError(`'${driver}' is not a valid device model name`);
 }
 
 function readUuid(text: string): string {
