@@ -31,6 +31,12 @@ export const cowFormat: Decl = t.struct('BlockdevOptionsGenericCOWFormat', {
   backing: t.optional(blockdevRefOrNull),
 });
 
+/** QMP's BlockDirtyBitmap: which bitmap is meant. */
+export const blockDirtyBitmap = t.struct('BlockDirtyBitmap', {
+  node: t.str({ doc: 'node that has the bitmap' }),
+  name: t.str({ doc: 'name of the bitmap' }),
+});
+
 /** QMP's BlockPermission. */
 export const blockPermission = t.enumOf('consistent-read', 'write', 'write-unchanged', 'resize', {
   name: 'BlockPermission',

@@ -278,8 +278,13 @@ export interface DriverInstance {
     bytes: number,
     flags: number,
   ): Promise<number>;
-  /** Needs of a child, given what the node's parents need and share. Default by role. */
-  childPerm?(child: Child, parents: PermPair, reopen: boolean): PermPair;
+  /**
+   * Needs of a child, given what the node's parents need and share. Default by role. `isUsed`: the
+   * node has parents at all.
+   */
+  childPerm?(child: Child, parents: PermPair, reopen: boolean, isUsed: boolean): PermPair;
+  /** Whether a flush of the node flushes a child that it may write to. Absent: each. */
+  flushesChild?(child: Child): boolean;
   preparePermissions?(perm: number, shared: number): Promise<PermStep>;
   reopenPrepare?(request: ReopenRequest): Promise<ReopenStep>;
   /** A named point of the format above was reached (blkdebug's events); may suspend it. */
@@ -294,9 +299,21 @@ export interface DriverInstance {
   /** Capabilities that only some formats have. */
   readonly snapshots?: SnapshotCapability;
   readonly bitmaps?: BitmapCapability;
+  readonly snapshotAccess?: SnapshotAccess;
   readonly breakpoints?: BreakpointCapability;
   /** Flushes, frees; the children are closed by the graph afterwards. */
   close(): Promise<void>;
+}
+
+/**
+ * The content that a node had at some moment, beside the one it has now (copy-before-write). Throws
+ * EACCES for what cannot be read any more.
+ */
+export interface SnapshotAccess {
+  read(offset: number, iov: Iov): Promise<void>;
+  blockStatus(offset: number, bytes: number, wantZero: boolean): Promise<DriverStatus>;
+  /** The old content of the range is not needed any more. */
+  discard(offset: number, bytes: number): Promise<void>;
 }
 
 /** Internal snapshots. `key` finds by id first, then by name, as QEMU does. */

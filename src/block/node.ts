@@ -301,7 +301,8 @@ export class BlockNode {
     }
     const writable: Promise<void>[] = [];
     for (const child of this.children.values()) {
-      if ((child.perm & writePerms) !== 0) writable.push(child.node.flush());
+      if ((child.perm & writePerms) === 0) continue;
+      if (this.instance.flushesChild?.(child) !== false) writable.push(child.node.flush());
     }
     const first = writable[0];
     if (writable.length === 1 && first !== undefined) await first;

@@ -46,9 +46,15 @@ function parentEdges(node: BlockNode, change: PermChange | undefined): Set<Child
 }
 
 /** What `node` needs of `child` when its parents need and share `parents`. */
-export function childPerms(node: BlockNode, child: Child, parents: PermPair): PermPair {
+export function childPerms(
+  node: BlockNode,
+  child: Child,
+  parents: PermPair,
+  change?: PermChange,
+): PermPair {
+  const isUsed = [...parentEdges(node, change)].some((edge) => permsOf(edge, change) !== null);
   const needs =
-    node.instance.childPerm?.(child, parents, false) ??
+    node.instance.childPerm?.(child, parents, false, isUsed) ??
     defaultPerms(child.role, parents, { writable: !node.readOnly, io: !node.flags.noIo });
   return child.node.flags.forceShare ? { perm: needs.perm, shared: Perm.all } : needs;
 }
@@ -67,7 +73,7 @@ export async function applyPerms(
     const total = cumulativePerms(node, change);
     checkReadOnly(node, total.perm);
     for (const child of node.children.values()) {
-      change.set(child, childPerms(node, child, total));
+      change.set(child, childPerms(node, child, total, change));
     }
   }
   await commit(change, also);

@@ -158,7 +158,8 @@ async function refreshAll(
   for (const edge of removed) change.set(edge, null);
   for (const { node } of plan) {
     const total = cumulativePerms(node);
-    for (const child of node.children.values()) change.set(child, childPerms(node, child, total));
+    for (const child of node.children.values())
+      change.set(child, childPerms(node, child, total, change));
   }
   const roots: PermChange = change;
   await applyPerms(roots, [...held]);

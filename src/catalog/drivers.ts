@@ -10,9 +10,11 @@ import { blkdebugDriver } from '../filter/blkdebug/driver.js';
 import { blklogwritesDriver } from '../filter/blklogwrites.js';
 import { blkverifyDriver } from '../filter/blkverify.js';
 import { compressDriver } from '../filter/compress.js';
+import { copyBeforeWriteDriver } from '../filter/copy-before-write/driver.js';
 import { copyOnReadDriver } from '../filter/copy-on-read.js';
 import { preallocateDriver } from '../filter/preallocate.js';
 import { quorumDriver } from '../filter/quorum.js';
+import { snapshotAccessDriver } from '../filter/snapshot-access.js';
 import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
@@ -52,7 +54,9 @@ export const drivers: readonly Driver[] = [
   blklogwritesDriver,
   blkverifyDriver,
   compressDriver,
+  copyBeforeWriteDriver,
   copyOnReadDriver,
   preallocateDriver,
   quorumDriver,
+  snapshotAccessDriver,
 ];

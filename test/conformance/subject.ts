@@ -169,6 +169,10 @@ const special: Record<string, Special> = {
     const qcow2 = drivers.find((d) => d.name === 'qcow2')!;
     return { driver: driver.name, file: await formatSubject(qcow2)(files, setting) };
   },
+  'copy-before-write': (driver) => async (files, setting) => {
+    const target = { driver: 'memory', size: setting.bytes };
+    return filterSubject(driver, { target })(files, setting);
+  },
   memory: () => async (_files, setting) => ({ driver: 'memory', size: setting.bytes }),
   'null-co': () => async (_files, setting) => ({
     driver: 'null-co',
@@ -199,7 +203,9 @@ const growsOnlySkips: Subject['skips'] = { resize: 'disks only grow, as with QEM
 const deviceSkips: Subject['skips'] = { resize: 'a device has the length it has' };
 
 const skips: Record<string, Subject['skips']> = {
+  'copy-before-write': { reopen: 'writes to its target' },
   'copy-on-read': { reopen: 'cannot be read-only' },
+
   memory: {
     flush: 'ends with the node',
     reopen: 'ends with the node',
@@ -230,6 +236,7 @@ function subjectOf(driver: Driver): Subject {
 /** Drivers that the suites cannot write to, and which test runs them instead. */
 export const elsewhere: Readonly<Record<string, string>> = {
   bochs: 'read only, and no image can be created: test/format/bochs',
+  'snapshot-access': 'reads what another filter keeps: test/filter/copy-before-write',
 };
 
 /** One for each driver of the catalogue but those that are tested elsewhere, in its order. */

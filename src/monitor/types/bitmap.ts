@@ -1,11 +1,8 @@
 /** QMP's types of dirty bitmaps. */
+import { blockDirtyBitmap } from '../../block/blockdev-types.js';
 import { t } from '../../options/schema.js';
 
-/** Which bitmap is meant: arguments of most commands. */
-export const blockDirtyBitmap = t.struct('BlockDirtyBitmap', {
-  node: t.str({ doc: 'node that has the bitmap' }),
-  name: t.str({ doc: 'name of the bitmap' }),
-});
+export { blockDirtyBitmap };
 
 /** A bitmap of the node at hand by its name, or of another node. */
 export const bitmapOrName = t.alternate(
