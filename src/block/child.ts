@@ -14,6 +14,8 @@ export interface ChildParent {
   /** No new requests through the edge until drainEnd; resolves when none is in flight. */
   drainBegin(): Promise<void>;
   drainEnd(): void;
+  /** Its edges stay where they are when a node is replaced or gets a filter on top (jobs). */
+  readonly staysAtNode?: boolean;
   /** The child's length changed. */
   childResized?(child: Child): void;
 }

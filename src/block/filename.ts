@@ -48,6 +48,10 @@ export function backingOverridden(node: BlockNode): boolean {
 
 /** All options that make up the subtree below `node`. */
 export function fullOptions(node: BlockNode): NodeOptions {
+  // No option opens a filter of a job: what is below stands for it.
+  if (node.driver.primaryChild === 'backing' && node.file !== undefined) {
+    return fullOptions(node.file.node);
+  }
   const out: NodeOptions = { driver: node.driver.name };
   const strong = node.instance.strongOptions?.() ?? {};
   // As the user wrote them, where the user did: "64k" stays "64k".

@@ -18,7 +18,7 @@ import { assert } from '../lib/assert.js';
 import { Mutex } from '../lib/mutex.js';
 import { Backend, toolPerms } from './backend.js';
 import type { Child } from './child.js';
-import type { Driver, NodeOptions, OpenFlags, PermPair } from './driver.js';
+import type { Driver, DriverInstance, NodeOptions, OpenFlags, PermPair } from './driver.js';
 import { BlockError } from './errors.js';
 import { filenameOf } from './filename.js';
 import type { BlockNode } from './node.js';
@@ -334,14 +334,14 @@ export class BlockGraph {
   async drainBegin(node: BlockNode): Promise<void> {
     node.quiesced++;
     // First here, so that what the driver itself holds back (throttling) is let go.
-    await node.instance.drainBegin?.();
+    await opened(node)?.drainBegin?.();
     for (const edge of [...node.parents]) await edge.parent.drainBegin();
   }
 
   drainEnd(node: BlockNode): void {
     node.quiesced--;
     for (const edge of node.parents) edge.parent.drainEnd();
-    node.instance.drainEnd?.();
+    opened(node)?.drainEnd?.();
   }
 
   /** As {@link drainBegin} for all nodes that there are; returns what lets requests go on. */
@@ -380,4 +380,9 @@ export class BlockGraph {
       }
     }
   }
+}
+
+/** The instance of a node; undefined while it is being opened. */
+function opened(node: BlockNode): DriverInstance | undefined {
+  return node.instance;
 }

@@ -26,7 +26,7 @@ import { alignedRead, alignedWrite, copyOnRead, detectZeroWrite, zeroWrite } fro
 import { nodeStatus } from './status.js';
 import { truncateNode } from './truncate.js';
 import type { BlockLimits, BlockStatus, DetectZeroes } from './types.js';
-import { noLimits, Req } from './types.js';
+import { noLimits, Req, Role } from './types.js';
 import type { WriteEntry } from './write-tracker.js';
 import { WriteTracker } from './write-tracker.js';
 
@@ -116,7 +116,9 @@ export class BlockNode {
   }
 
   get backing(): Child | undefined {
-    return this.children.get('backing');
+    const edge = this.children.get('backing');
+    // Filters of jobs call their child so too.
+    return edge !== undefined && (edge.role & Role.cow) !== 0 ? edge : undefined;
   }
 
   /** The name of the file behind the node, as tools print it; `json:{…}` when no plain one does. */

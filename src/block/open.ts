@@ -101,6 +101,24 @@ function checkedFlags(asked: OpenFlags, generic: GenericOptions): OpenFlags {
   return flags;
 }
 
+/** A filter over an open node; the driver need not be in the catalogue. Throws BlockError. */
+export function openFilter(
+  over: BlockNode,
+  driver: Driver,
+  options: NodeOptions,
+  flags: OpenFlags,
+): Promise<BlockNode> {
+  const { graph } = over;
+  const key = driver.primaryChild ?? 'file';
+  const { generic, own } = splitGeneric(options);
+  const all = { driver: driver.name, ...options };
+  // Named as a reference is: the node is not opened for the filter.
+  const named = { ...own, [key]: over.name };
+  const how = { protocolOnly: false, chain: [] };
+  const plan: Plan = { graph, filename: undefined, options: all, generic, own: named, flags, how };
+  return build(plan, driver, own, { key, node: over }, false);
+}
+
 /** The driver that options or file name decide; undefined: probe. */
 async function pickDriver(
   graph: BlockGraph,
@@ -323,6 +341,8 @@ async function build(
   try {
     const context = makeContext(plan, node, backing.rest, file);
     node.instance = await driver.open(context);
+    // Nodes below were drained meanwhile, and so is this one.
+    for (let i = 0; i < node.quiesced; i++) await node.instance.drainBegin?.();
     node.refreshLimits();
     await node.refreshLength();
     if (driver.supportsBacking === true && !flags.noBacking) {

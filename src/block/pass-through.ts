@@ -44,7 +44,11 @@ export function passThrough(file: Child): DriverInstance {
     discard: (offset, bytes) => file.discard(offset, bytes),
     blockStatus: async (offset, bytes) => runBelow(file, offset, bytes),
     hasZeroInit: async () => (await file.node.instance.hasZeroInit?.()) ?? false,
-    info: async () => (await file.node.instance.info?.()) ?? {},
+    info: async () => {
+      // What only one format knows is that node's own.
+      const { formatSpecific: _, ...info } = (await file.node.instance.info?.()) ?? {};
+      return info;
+    },
     close: async () => undefined,
   };
 }

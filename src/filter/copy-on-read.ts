@@ -43,7 +43,9 @@ async function readDownTo(
     const run = await chainStatus(file.node, base, at, iov.bytes - done, false);
     const n = run.bytes === 0 ? iov.bytes - done : Math.min(run.bytes, iov.bytes - done);
     const copies = run.allocated && run.depth > 0;
-    await file.read(at, iov.slice(done, n), copies ? flags | Req.copyOnRead : flags);
+    const wanted = (flags & Req.prefetch) === 0;
+    if (copies) await file.read(at, iov.slice(done, n), flags | Req.copyOnRead);
+    else if (wanted) await file.read(at, iov.slice(done, n), flags);
     done += n;
   }
 }

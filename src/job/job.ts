@@ -67,6 +67,7 @@ export class Job implements JobControl, ChildParent {
   readonly isBlockJob: boolean;
   readonly progress: JobProgress = { done: 0, total: 0 };
   readonly asNode = undefined;
+  readonly staysAtNode = true;
   /** Why it failed; also set when it was cancelled. */
   error: unknown;
   ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
@@ -334,7 +335,7 @@ export class Job implements JobControl, ChildParent {
     const isFull = errorCode(e) === 'ENOSPC';
     const action = actionFor(this.#onError[operation], isFull);
     this.#tellBlockEvent('BLOCK_JOB_ERROR', { device: this.id, operation, action });
-    if (action === 'report') throw e;
+    if (action === 'report') throw new BlockError(errorCode(e), undefined, { cause: e });
     if (action === 'ignore') return 'ignore';
     if (!this.#userPaused) {
       this.#pauseCount++;

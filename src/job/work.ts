@@ -17,6 +17,10 @@ export interface JobControl {
   readonly isCancelled: boolean;
   /** It shall end in the way of its kind: a mirror that is ready completes without pivoting. */
   readonly isCancelRequested: boolean;
+  /** It shall pause: the next pause point waits. */
+  readonly isHeld: boolean;
+  /** Bytes a second; 0: no limit. */
+  readonly speed: number;
   /** Waits while the job is paused. No request may be in flight. Throws ECANCELED. */
   pausePoint(): Promise<void>;
   /** Waits, at most so long; a pause, a cancel, {@link wake} end it early. Throws ECANCELED. */

@@ -167,7 +167,8 @@ function backingDepth(node: BlockNode): number {
 function bitmapInfos(node: BlockNode): Facts[] | undefined {
   if (node.dirtyBitmaps.size === 0) return undefined;
   return [...node.dirtyBitmaps.values()].reverse().map((bitmap) => ({
-    name: bitmap.name,
+    // That of a job has none.
+    name: bitmap.name === '' ? undefined : bitmap.name,
     count: bitmap.dirtyBytes,
     granularity: bitmap.granularity,
     recording: bitmap.enabled && !bitmap.inconsistent,

@@ -11,7 +11,7 @@ import { binPath, findCommand, requiresQemu10, runOk, tempDir } from '../support
 
 const ours = binPath('vdisk-storage-daemon');
 
-/** A request, and the state of a job that is waited for before the next. */
+/** A request, and the state of a job, or the event, that is waited for before the next. */
 interface Step {
   readonly request: Message;
   readonly until: string | undefined;
@@ -23,15 +23,23 @@ const cmd = (execute: string, args: Message = {}, until?: string): Step => ({
 });
 
 function scrub({ timestamp: _, ...message }: Message, folder: string): string {
-  return formatJson(message)
-    .replaceAll(folder, 'DIR')
-    .replace(/#block\d+/g, '#block')
-    .replace(/"actual-size": \d+/g, '"actual-size": N');
+  return (
+    formatJson(message)
+      .replaceAll(folder, 'DIR')
+      .replace(/#block\d+/g, '#block')
+      .replace(/"actual-size": \d+/g, '"actual-size": N')
+      // How far a job has come when it is stopped, and what that has made of the files.
+      .replace(/(CANCELLED.*"offset": )\d+/, '$1N')
+      .replace(
+        /"virtual-size": \d+(, "filename": "[^"]*", "format": "file")/g,
+        '"virtual-size": N$1',
+      )
+  );
 }
 
 function hasState(message: Message, state: string): boolean {
   const data = message['data'] as Message | undefined;
-  return message['event'] === 'JOB_STATUS_CHANGE' && data?.['status'] === state;
+  return message['event'] === state || data?.['status'] === state;
 }
 
 async function take(daemon: DaemonProcess, step: Step, from: number): Promise<readonly Message[]> {
@@ -78,7 +86,7 @@ async function transcript(program: string, steps: (dir: string) => Step[]): Prom
   for (const name of ['base', 'mid', 'top']) {
     const info = await runOk(img, ['info', '-U', '--output=json', at(`${name}.qcow2`)]);
     const facts = JSON.parse(info.stdout) as Message;
-    out.push(`${name}: ${String(facts['backing-filename'])} ${String(facts['virtual-size'])}`);
+    out.push(`${name}: ${String(facts['backing-filename'])}`.replace(dir, 'DIR'));
   }
   const map = await runOk(img, ['map', '--output=json', at('top.qcow2')]);
   out.push(map.stdout.replaceAll(dir, 'DIR').replace(/"offset": \d+/g, '"offset": N'));
@@ -94,6 +102,89 @@ function create(options: Message): Step[] {
   const start = cmd('blockdev-create', { 'job-id': id, options }, 'concluded');
   return [start, jobs, cmd('job-dismiss', { id }, 'null')];
 }
+
+const flat = cmd('query-named-block-nodes', { flat: true });
+const slowly = { speed: 65536, 'auto-finalize': false, 'auto-dismiss': false };
+
+function openChain(dir: string): Step[] {
+  const open = (name: string, more: Message = {}): Step =>
+    add({
+      driver: 'qcow2',
+      'node-name': name,
+      file: { driver: 'file', filename: join(dir, `${name}.qcow2`) },
+      ...more,
+    });
+  return [
+    add({ driver: 'null-co', 'node-name': 'n', size: 65536 }),
+    open('base'),
+    open('mid', { backing: 'base' }),
+    open('top', { backing: 'mid' }),
+  ];
+}
+
+const stream = (args: Message): Step =>
+  cmd('block-stream', { device: 'top', 'job-id': 's', ...args });
+const commit = (args: Message): Step =>
+  cmd('block-commit', { device: 'top', 'job-id': 'c', ...args });
+
+const streamErrors = [
+  cmd('block-stream', { device: 'top' }),
+  stream({ 'job-id': '1s' }),
+  stream({ device: 'zz' }),
+  stream({ base: 'x', 'base-node': 'base' }),
+  stream({ base: 'x', bottom: 'base' }),
+  stream({ bottom: 'mid', 'base-node': 'base' }),
+  stream({ 'base-node': 'zz' }),
+  stream({ 'base-node': 'n' }),
+  stream({ 'base-node': 'top' }),
+  stream({ bottom: 'zz' }),
+  stream({ bottom: 'n' }),
+  stream({ base: 'zz' }),
+  stream({ speed: -1 }),
+  stream({ 'backing-file': 'x' }),
+  stream({ 'filter-node-name': 'n' }),
+];
+
+const commitErrors = [
+  cmd('block-commit', { device: 'top' }),
+  commit({ device: 'zz' }),
+  commit({ device: 'mid' }),
+  commit({ base: 'x', 'base-node': 'base' }),
+  commit({ top: 'x', 'top-node': 'top' }),
+  commit({ 'base-node': 'zz' }),
+  commit({ 'base-node': 'n' }),
+  commit({ base: 'zz' }),
+  commit({ 'top-node': 'zz' }),
+  commit({ 'top-node': 'n' }),
+  commit({ top: 'zz' }),
+  commit({ 'top-node': 'base' }),
+  commit({ 'base-node': 'top' }),
+  commit({ 'top-node': 'mid', 'base-node': 'mid' }),
+  commit({ 'top-node': 'base', 'base-node': 'mid' }),
+  commit({ device: 'n' }),
+  commit({ 'backing-file': 'x' }),
+  commit({ speed: -1 }),
+  commit({ 'top-node': 'mid', speed: -1 }),
+];
+
+/** What is refused while a job works on the chain. */
+const busy = [
+  stream({ 'job-id': 's2' }),
+  cmd('blockdev-del', { 'node-name': 'top' }),
+  cmd('blockdev-del', { 'node-name': 'mid' }),
+];
+
+const verbs = (id: string): Step[] => [
+  cmd('job-pause', { id }),
+  cmd('job-complete', { id }),
+  cmd('job-dismiss', { id }),
+  cmd('block-job-complete', { device: id }),
+  cmd('block-job-dismiss', { id }),
+  cmd('block-job-set-speed', { device: id, speed: -1 }),
+  cmd('block-job-change', { id, type: 'stream' }),
+  cmd('block-job-resume', { device: 'zz' }),
+  cmd('job-cancel', { id: 'zz' }),
+];
 
 const scripts: Readonly<Record<string, (dir: string) => Step[]>> = {
   'images are made': (dir) => {
@@ -154,6 +245,110 @@ const scripts: Readonly<Record<string, (dir: string) => Step[]>> = {
       cmd('blockdev-create', { 'job-id': '1', options: { driver: 'qcow2', file: 'f1', size: 1 } }),
     ];
   },
+  'an image is streamed': (dir) => [
+    ...openChain(dir),
+    ...streamErrors,
+    cmd('block-stream', { device: 'n', 'job-id': 's' }, 'null'),
+    cmd('block-stream', { device: 'top', 'job-id': 's', 'base-node': 'mid', speed: 100 }, 'null'),
+    cmd('block-stream', { device: 'top', 'job-id': 's', ...slowly, 'filter-node-name': 'f' }),
+    ...busy,
+    cmd('blockdev-del', { 'node-name': 'f' }),
+    cmd('job-pause', { id: 's' }, 'paused'),
+    ...verbs('s'),
+    cmd('job-resume', { id: 's' }),
+    cmd('block-job-set-speed', { device: 's', speed: 0 }, 'BLOCK_JOB_PENDING'),
+    cmd('query-block-jobs'),
+    ...verbs('s'),
+    cmd('job-finalize', { id: 's' }, 'concluded'),
+    ...verbs('s'),
+    jobs,
+    cmd('job-dismiss', { id: 's' }, 'null'),
+    flat,
+  ],
+  'an image is streamed down to a base': (dir) => [
+    ...openChain(dir),
+    cmd('block-stream', { device: 'top', 'job-id': 's', base: join(dir, 'base.qcow2') }, 'null'),
+    flat,
+    cmd('blockdev-del', { 'node-name': 'mid' }),
+  ],
+  'an image between others is streamed, its base being named': (dir) => [
+    ...openChain(dir),
+    cmd(
+      'block-stream',
+      { device: 'mid', 'job-id': 's', bottom: 'mid', 'backing-file': 'x', 'on-error': 'stop' },
+      'null',
+    ),
+    cmd('block-stream', { device: 'mid', 'job-id': 's' }, 'null'),
+    flat,
+  ],
+  'a stream is cancelled, and another by the end of the daemon': (dir) => [
+    ...openChain(dir),
+    cmd('block-stream', { device: 'top', 'job-id': 's', ...slowly }),
+    cmd('job-pause', { id: 's' }, 'paused'),
+    cmd('block-job-cancel', { device: 's' }),
+    cmd('block-job-cancel', { device: 's', force: true }, 'concluded'),
+    jobs,
+    cmd('query-block-jobs'),
+    cmd('job-dismiss', { id: 's' }, 'null'),
+    flat,
+    cmd('block-stream', { device: 'top', 'job-id': 'e', speed: 100, 'auto-dismiss': false }),
+    cmd('job-pause', { id: 'e' }, 'paused'),
+    cmd('job-resume', { id: 'e' }),
+  ],
+  'an image between others is committed': (dir) => [
+    ...openChain(dir),
+    ...commitErrors,
+    cmd('block-commit', {
+      device: 'top',
+      'job-id': 'c',
+      'top-node': 'mid',
+      ...slowly,
+      'filter-node-name': 'flt',
+    }),
+    cmd('job-pause', { id: 'c' }, 'paused'),
+    cmd('block-commit', { device: 'top', 'job-id': 'c2', 'top-node': 'mid' }),
+    ...busy,
+    cmd('blockdev-del', { 'node-name': 'flt' }),
+    cmd('job-resume', { id: 'c' }),
+    cmd('block-job-set-speed', { device: 'c', speed: 0 }, 'BLOCK_JOB_PENDING'),
+    cmd('job-finalize', { id: 'c' }, 'concluded'),
+    cmd('job-dismiss', { id: 'c' }, 'null'),
+    flat,
+    cmd('blockdev-del', { 'node-name': 'mid' }),
+  ],
+  'a commit is cancelled': (dir) => [
+    ...openChain(dir),
+    cmd('block-commit', { device: 'top', 'job-id': 'c', 'top-node': 'mid', speed: 65536 }),
+    cmd('job-pause', { id: 'c' }, 'paused'),
+    cmd('job-cancel', { id: 'c' }, 'null'),
+    flat,
+  ],
+  'the active image is committed, and the base becomes the disk': (dir) => [
+    ...openChain(dir),
+    cmd(
+      'block-commit',
+      { device: 'top', 'job-id': 'a', 'filter-node-name': 'flt', 'auto-dismiss': false },
+      'BLOCK_JOB_READY',
+    ),
+    cmd('query-block-jobs'),
+    ...busy,
+    cmd('block-commit', { device: 'top', 'job-id': 's' }),
+    cmd('job-pause', { id: 'a' }, 'standby'),
+    cmd('job-resume', { id: 'a' }, 'ready'),
+    cmd('job-complete', { id: 'a' }, 'concluded'),
+    jobs,
+    cmd('job-dismiss', { id: 'a' }, 'null'),
+    flat,
+  ],
+  'the active image is committed, and stays the disk': (dir) => [
+    ...openChain(dir),
+    cmd('block-commit', { device: 'top', 'job-id': 'a', 'base-node': 'mid' }, 'BLOCK_JOB_READY'),
+    cmd('block-job-cancel', { device: 'a' }, 'null'),
+    flat,
+    cmd('block-commit', { device: 'top', 'job-id': 'a' }, 'BLOCK_JOB_READY'),
+    cmd('block-job-cancel', { device: 'a', force: true }, 'null'),
+    flat,
+  ],
 };
 
 requiresQemu10(

@@ -23,8 +23,10 @@ type SyncArgs = Infer<typeof blockdevSnapshotSync>;
 /** The node that a command names that works on whole disks. Throws QmpError. */
 export function rootNode({ graph }: MonitorContext, name: string): BlockNode {
   const node = lookupNode(graph, name, name);
-  // A node that others stand on belongs to them.
-  const isRoot = [...node.parents].every((edge) => edge.parent.asNode === undefined);
+  // A node that others stand on belongs to them, and one that a job works on to the job.
+  const isRoot = [...node.parents].every(
+    ({ parent }) => parent.asNode === undefined && parent.staysAtNode !== true,
+  );
   if (!isRoot) throw new QmpError('Need a root block node');
   return node;
 }

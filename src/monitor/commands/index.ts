@@ -3,6 +3,7 @@ import type { Command } from '../command.js';
 import { qmpCapabilities } from '../session.js';
 import { bitmapCommands } from './bitmap.js';
 import { blockdevCommands } from './blockdev.js';
+import { blockJobCommands } from './block-job.js';
 import { chardevCommands } from './chardev.js';
 import { controlCommands } from './control.js';
 import { exportCommands } from './export.js';
@@ -26,6 +27,7 @@ export const commands: readonly Command[] = [
   ...blockdevCommands,
   ...bitmapCommands,
   ...jobCommands,
+  ...blockJobCommands,
   ...queryBlockCommands,
 ];
 

@@ -1,0 +1,127 @@
+/** Putting a filter between an open node and its users, and taking it away. */
+import type { Child } from './child.js';
+import type { Driver, NodeOptions, OpenFlags } from './driver.js';
+import { BlockError } from './errors.js';
+import type { BlockNode } from './node.js';
+import { openFilter } from './open.js';
+import { filtered } from './status.js';
+
+export interface FilterInit {
+  readonly driver: Driver;
+  /** Name of the node; absent: users do not see the filter. */
+  readonly name?: string | undefined;
+  readonly options?: NodeOptions;
+  readonly flags?: Partial<OpenFlags>;
+}
+
+/**
+ * Opens a filter over `node` and makes it what all users of `node` use. Resolves to the filter,
+ * of which the caller gets a handle. Throws BlockError; then all is as it was.
+ */
+export async function insertFilter(node: BlockNode, init: FilterInit): Promise<BlockNode> {
+  const { graph } = node;
+  const name = init.name === undefined ? {} : { 'node-name': init.name };
+  const flags = { ...node.flags, ...init.flags };
+  const filter = await openFilter(node, init.driver, { ...init.options, ...name }, flags);
+  filter.refs++;
+  filter.implicit = init.name === undefined;
+  await graph.drainBegin(node);
+  try {
+    await moveEdges(
+      movable(node).filter((edge) => edge.parent.asNode !== filter),
+      filter,
+    );
+  } catch (e) {
+    graph.drainEnd(node);
+    await graph.release(filter);
+    throw e;
+  }
+  graph.drainEnd(node);
+  return filter;
+}
+
+/**
+ * Makes the node below `filter` (or `to`) what all users of the filter use, and gives the caller's
+ * handle on the filter back. Throws BlockError when permissions conflict; then all is as it was.
+ */
+export async function removeFilter(filter: BlockNode, to = filtered(filter)): Promise<void> {
+  if (to === undefined) throw new BlockError('EINVAL', `Node '${filter.name}' is no filter`);
+  const { graph } = filter;
+  to.refs++;
+  await graph.drainBegin(filter);
+  try {
+    await moveEdges(movable(filter), to);
+  } finally {
+    graph.drainEnd(filter);
+    await graph.release(to);
+  }
+  await graph.release(filter);
+}
+
+/** Edges that go along when a node is replaced. */
+export function movable(node: BlockNode): Child[] {
+  return [...node.parents].filter((edge) => edge.parent.staysAtNode !== true);
+}
+
+/**
+ * Points edges, whose parents are drained, at `to`; all or none. Throws BlockError.
+ */
+export async function moveEdges(edges: readonly Child[], to: BlockNode): Promise<void> {
+  const { graph } = to;
+  const moved: { edge: Child; from: BlockNode }[] = [];
+  for (const edge of edges) edge.node.refs++;
+  const held = edges.map((edge) => edge.node);
+  try {
+    for (const edge of edges) {
+      if (edge.frozen !== undefined) {
+        throw new BlockError('EPERM', `Cannot change '${edge.name}' link to '${edge.node.name}'`);
+      }
+      const from = edge.node;
+      await graph.replaceEdge(edge, to);
+      moved.push({ edge, from });
+    }
+  } catch (e) {
+    for (const { edge, from } of moved.reverse()) await graph.replaceEdge(edge, from);
+    throw e;
+  } finally {
+    for (const node of held) await graph.release(node);
+  }
+}
+
+/**
+ * Nobody changes the edges from `top` down to `bottom` until the returned function is called.
+ * Throws BlockError when somebody else has frozen one.
+ */
+export function freezeChain(top: BlockNode, bottom: BlockNode, reason: string): () => void {
+  const edges: Child[] = [];
+  for (let node = top; node !== bottom;) {
+    const edge = node.driver.kind === 'filter' ? node.file : node.backing;
+    if (edge === undefined) break;
+    if (edge.frozen !== undefined) {
+      throw new BlockError('EPERM', `Cannot freeze '${edge.name}' link to '${edge.node.name}'`);
+    }
+    edges.push(edge);
+    node = edge.node;
+  }
+  for (const edge of edges) edge.frozen = reason;
+  return () => {
+    for (const edge of edges) edge.frozen = undefined;
+  };
+}
+
+/**
+ * The image reads what it does not hold from `to` from now on (undefined: nothing below). The
+ * name in its header is the caller's to change. Throws BlockError when permissions conflict.
+ */
+export async function setBacking(image: BlockNode, to: BlockNode | undefined): Promise<void> {
+  const { graph, backing } = image;
+  if (backing === undefined || backing.node === to) return;
+  await graph.drainBegin(image);
+  try {
+    if (to === undefined) await graph.detachEdge(backing);
+    else await graph.replaceEdge(backing, to);
+    image.refreshLimits();
+  } finally {
+    graph.drainEnd(image);
+  }
+}

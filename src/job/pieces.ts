@@ -1,0 +1,102 @@
+/** What jobs that move data have in common: pieces of work, some at a time. */
+import type { JobControl } from './work.js';
+
+/** A run of bytes, and whether there is something to do with it. */
+export interface Piece {
+  readonly offset: number;
+  readonly bytes: number;
+  readonly copy: boolean;
+}
+
+/** A piece that could not be done. */
+export class PieceFailure extends Error {
+  constructor(
+    readonly operation: 'read' | 'write',
+    override readonly cause: unknown,
+  ) {
+    super(operation);
+  }
+}
+
+export interface PieceWork {
+  /** The next piece, none when the end is reached. May look at the images. */
+  next(): Promise<Piece | undefined>;
+  /** Throws {@link PieceFailure}. */
+  copy(piece: Piece): Promise<void>;
+  /** What becomes of a piece whose failure is ignored: is it done, or tried again later? */
+  ignored(e: unknown): 'done' | 'again';
+}
+
+/** Pieces in flight at a time. */
+const PARALLEL = 8;
+/** Wait before a piece is tried again that nobody said to stop for. */
+const RETRY_MS = 100;
+
+/**
+ * Does all pieces, several at a time unless the job's speed is limited, with the job's pauses,
+ * speed and policy of errors. Throws what ends the job; nothing is in flight then.
+ */
+export async function doPieces(job: JobControl, work: PieceWork): Promise<void> {
+  const inFlight = new Set<Promise<void>>();
+  const failed: { piece: Piece; failure: PieceFailure }[] = [];
+  const again: Piece[] = [];
+  const start = (piece: Piece): void => {
+    const request = work.copy(piece).then(
+      () => {
+        job.progress.done += piece.bytes;
+      },
+      (e: unknown) => {
+        if (!(e instanceof PieceFailure)) throw e;
+        failed.push({ piece, failure: e });
+      },
+    );
+    inFlight.add(request);
+    const gone = (): void => void inFlight.delete(request);
+    request.then(gone, gone);
+  };
+  const quiet = async (): Promise<void> => {
+    await Promise.all(inFlight);
+  };
+  try {
+    for (;;) {
+      if (job.isHeld || job.isCancelled || failed.length > 0) {
+        await quiet();
+        await job.pausePoint();
+      }
+      for (const { piece, failure } of failed.splice(0)) {
+        const answer = await answerTo(job, work, failure);
+        if (answer === 'done') job.progress.done += piece.bytes;
+        else again.push(piece);
+      }
+      const piece = again.shift() ?? (await work.next());
+      if (piece === undefined) {
+        await quiet();
+        if (failed.length === 0) return;
+        continue;
+      }
+      if (!piece.copy) {
+        job.progress.done += piece.bytes;
+        continue;
+      }
+      start(piece);
+      if (job.speed > 0) {
+        await quiet();
+        await job.throttle(piece.bytes);
+      } else if (inFlight.size >= PARALLEL) await Promise.race(inFlight);
+    }
+  } finally {
+    await Promise.allSettled(inFlight);
+  }
+}
+
+async function answerTo(
+  job: JobControl,
+  work: PieceWork,
+  failure: PieceFailure,
+): Promise<'done' | 'again'> {
+  const answer = await job.ioFailed(failure.operation, failure.cause);
+  if (answer === 'retry') return 'again';
+  const then = work.ignored(failure.cause);
+  if (then === 'again') await job.sleep(RETRY_MS);
+  return then;
+}
