@@ -3,11 +3,16 @@ import type { DeviceType } from '../device/bus/device.js';
 import { ideCdDevice } from '../device/ide-cd/device.js';
 import { ideHdDevice } from '../device/ide-hd/device.js';
 import { piix3IdeDevice } from '../device/piix3-ide/device.js';
+import { virtioBlkPciDevice } from '../device/virtio-blk-pci/device.js';
 
-export const deviceTypes: readonly DeviceType[] = [piix3IdeDevice, ideHdDevice, ideCdDevice];
+export const deviceTypes: readonly DeviceType[] = [
+  piix3IdeDevice,
+  ideHdDevice,
+  ideCdDevice,
+  virtioBlkPciDevice,
+];
 
 /** Other names of devices. */
 export const deviceAliases: Readonly<Record<string, string>> = {
-  ahci: 'ich9-ahci',
   'virtio-blk': 'virtio-blk-pci',
 };

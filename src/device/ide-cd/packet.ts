@@ -5,7 +5,7 @@
 import { Iov } from '../../lib/iov.js';
 import { rawFrame, senses } from '../../wire/mmc.js';
 import type { Drive } from '../bus/drive.js';
-import { guestBuffer } from '../bus/guest-buffer.js';
+import { guestBuffer } from '../../virtio/guest-buffer.js';
 import { IdentifyWords } from '../bus/ide/identify.js';
 import type { IdeNames } from '../bus/ide/names.js';
 import type { DmaEngine, IdeModel, IdeUnit } from '../bus/ide/unit.js';

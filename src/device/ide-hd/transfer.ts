@@ -4,7 +4,7 @@ import type { Iov } from '../../lib/iov.js';
 import { Iov as IovOf } from '../../lib/iov.js';
 import type { Drive } from '../bus/drive.js';
 import type { Geometry } from '../bus/geometry.js';
-import { guestBuffer } from '../bus/guest-buffer.js';
+import { guestBuffer } from '../../virtio/guest-buffer.js';
 import type { DmaEngine, IdeUnit } from '../bus/ide/unit.js';
 import { IdeError } from '../bus/ide/unit.js';
 

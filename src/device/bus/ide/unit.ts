@@ -11,7 +11,7 @@
  *  I3  At most one command is in work; others are ignored while BSY or DRQ is set.
  */
 import { Abandoned } from '../drive.js';
-import type { DmaDirection } from '../guest-buffer.js';
+import type { DmaDirection } from '../../../virtio/guest-buffer.js';
 import type { GuestMemory, GuestRange } from '../../../host/guest-memory.js';
 import type { AccessSize } from '../space.js';
 

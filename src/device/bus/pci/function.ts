@@ -88,6 +88,8 @@ export class PciFunction {
   readonly clearable = new Uint8Array(256);
   /** Called after a guest's write to configuration space. */
   onConfigWrite: ((offset: number, bytes: number) => void) | undefined;
+  /** Called before a guest's read of configuration space, to bring it up to date. */
+  onConfigRead: ((offset: number, bytes: number) => void) | undefined;
   /** Memory as this function may reach it (P2). */
   readonly memory: GuestMemory;
   readonly #bars: Bar[] = [];
@@ -203,6 +205,7 @@ export class PciFunction {
 
   /** A guest's read of configuration space; `offset` and `size` stay inside a 32-bit register. */
   readConfig(offset: number, size: AccessSize): number {
+    this.onConfigRead?.(offset, size);
     let value = 0;
     for (let i = 0; i < size && offset + i < 256; i++) {
       value += this.config[offset + i]! * 2 ** (8 * i);
