@@ -76,3 +76,26 @@ it('serve.mjs serves an image until it is interrupted', async () => {
   expect(await ended).toBe(0);
   expect(readFileSync(disk).subarray(0, 512)).toEqual(Buffer.alloc(512, 7));
 });
+
+it('live.mjs changes a disk under a writer', async () => {
+  const folder = tempDir();
+  const disk = join(folder, 'disk.qcow2');
+  const overlay = join(folder, 'overlay.qcow2');
+  await runOk(binPath('vdisk-img'), ['create', '-q', '-f', 'qcow2', disk, '4M']);
+  const result = await example('live', disk, overlay);
+  expect(result.stderr).toMatch(
+    new RegExp(
+      '^64 KiB are full, by \\d+ bytes\\nall writes were counted\\n' +
+        "the disk has 5242880 bytes now, on 'top'\\n$",
+    ),
+  );
+  expect(result.stdout).toMatch(/label="disk\\nblock-backend"/);
+  expect(result.stdout).toMatch(/label="backing r"/);
+  expect(result.status).toBe(0);
+  const info = await runOk(binPath('vdisk-img'), ['info', '--output=json', overlay]);
+  expect(JSON.parse(info.stdout)).toMatchObject({
+    'virtual-size': 5242880,
+    'backing-filename': disk,
+  });
+  await runOk(binPath('vdisk-img'), ['check', '-q', overlay]);
+});

@@ -7,6 +7,7 @@ import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
 import type { ThrottleGroup } from '../block/throttle-group.js';
 import { Perm, Role } from '../block/types.js';
+import type { GraphFacts } from './graph-picture.js';
 import { allBackends } from './devices.js';
 import { statsCounters } from './types/block.js';
 
@@ -212,9 +213,9 @@ function storageOf(node: BlockNode): BlockNode | undefined {
 }
 
 /** The whole graph with its permissions, as XDbgBlockGraph. */
-export function describeGraph(graph: BlockGraph): Facts {
-  const nodes: Facts[] = [];
-  const edges: Facts[] = [];
+export function describeGraph(graph: BlockGraph): GraphFacts {
+  const nodes: GraphFacts['nodes'][number][] = [];
+  const edges: GraphFacts['edges'][number][] = [];
   const ids = new Map<BlockNode | ChildParent, number>();
   const idOf = (what: BlockNode | ChildParent): number => {
     const id = ids.get(what) ?? ids.size + 1;

@@ -224,7 +224,7 @@ export class BlockExports {
         }
         const bitmap = other.dirtyBitmaps.get(each.name);
         if (bitmap === undefined) throw new QmpError(`Dirty bitmap '${each.name}' not found`);
-        return usable(bitmap, writable);
+        return usable(other, bitmap, writable);
       }),
     });
   }
@@ -238,12 +238,12 @@ function tooLong(text: string): boolean {
 function findBitmap(top: BlockNode, name: string, writable: boolean): DirtyBitmap {
   for (let node: BlockNode | undefined = top; node !== undefined; node = below(node)) {
     const found = node.dirtyBitmaps.get(name);
-    if (found !== undefined) return usable(found, writable);
+    if (found !== undefined) return usable(node, found, writable);
   }
   throw new QmpError(`Bitmap '${name}' is not found`);
 }
 
-function usable(bitmap: DirtyBitmap, writable: boolean): DirtyBitmap {
+function usable(node: BlockNode, bitmap: DirtyBitmap, writable: boolean): DirtyBitmap {
   const { name } = bitmap;
   if (bitmap.busy) {
     const what = 'is currently in use by another operation and cannot be used';
@@ -252,7 +252,7 @@ function usable(bitmap: DirtyBitmap, writable: boolean): DirtyBitmap {
   if (bitmap.inconsistent) {
     throw new QmpError(`Bitmap '${name}' is inconsistent and cannot be used`);
   }
-  if (!writable && bitmap.enabled) {
+  if (!writable && !node.readOnly && bitmap.enabled) {
     throw new QmpError(`Enabled bitmap '${name}' incompatible with readonly export`);
   }
   return bitmap;

@@ -115,9 +115,12 @@ export class ToolObjects {
 
   setProperty(id: string, name: string, value: unknown): void {
     const group = this.#group(id, name);
+    if (name !== 'limits') {
+      this.property(id, name);
+      throw new BlockError('EPERM', 'Property cannot be set after initialization');
+    }
     const old = limitsOf(group.config);
-    const change = name === 'limits' ? value : { [name.replace(/^x-/, '')]: value };
-    const given = parseValue(throttleLimits, change, { from: 'qmp' });
+    const given = parseValue(throttleLimits, value, { from: 'qmp' });
     group.config = throttleConfig({ ...old, ...given });
   }
 

@@ -52,7 +52,9 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   } else if (word === '-V' || word === '--version') {
     program.print(versionText(name));
   } else {
-    program.error(`Unknown tool '${word}'; there are: img, io, nbd, daemon, vm, explain, compact`);
+    program.error(
+      `Unknown tool '${word}'; there are: img, io, nbd, daemon, vm, explain, compact, graph`,
+    );
     program.tryHelp();
     status = 1;
   }

@@ -11,7 +11,7 @@ import { t } from '../../options/schema.js';
 import { defineCommand } from '../command.js';
 import { QmpError } from '../qmp-error.js';
 import { rootNode } from '../actions/snapshot.js';
-import { lookupNode } from './blockdev.js';
+import { findNode, lookupNode } from './blockdev.js';
 
 /** Runs `work` with a backend that may resize the node, while nobody else uses it. */
 async function withResize(
@@ -120,4 +120,24 @@ const changeBackingFile = defineCommand({
   },
 });
 
-export const nodeCommands = [setWriteThreshold, changeBackingFile, blockResize];
+const setIothread = defineCommand({
+  name: 'x-blockdev-set-iothread',
+  doc: 'Accepted: one loop serves all nodes, whatever threads were asked for.',
+  args: t.struct('q_obj_x-blockdev-set-iothread-arg', {
+    'node-name': t.str({ doc: 'node' }),
+    iothread: t.alternate({ str: t.str(), null: t.null() }, { name: 'StrOrNull' }),
+    force: t.optional(t.bool({ doc: 'even if somebody uses the node' })),
+  }),
+  since: '2.12',
+  features: ['unstable'],
+  run: ({ graph, objects }, args) => {
+    const { iothread } = args;
+    findNode(graph, args['node-name']);
+    const isThere = objects.list().some(([id, kind]) => id === iothread && kind === 'iothread');
+    if (iothread !== null && !isThere) {
+      throw new QmpError(`Cannot find iothread ${iothread}`);
+    }
+  },
+});
+
+export const nodeCommands = [setIothread, setWriteThreshold, changeBackingFile, blockResize];

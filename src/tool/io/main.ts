@@ -112,6 +112,11 @@ async function run(program: Program, argv: readonly string[]): Promise<number> {
     onWarning: (message) => {
       program.warning(message);
     },
+    onMismatch: (message) => {
+      program.output.flush();
+      program.output.err(`${message}\n`);
+      process.exit(1);
+    },
     onNotice: (message) => {
       program.print(`${message}\n`);
     },

@@ -20,6 +20,11 @@ export const vdiskCommands: readonly Entry[] = [
     summary: 'give back what an image stores in vain, and shorten its file',
     load: async () => (await import('./compact.js')).compact,
   },
+  {
+    name: 'graph',
+    summary: 'draw the nodes of images, or of a program with a monitor',
+    load: async () => (await import('./graph.js')).graph,
+  },
 ];
 
 /** What people mostly want. */
@@ -31,6 +36,7 @@ export const vdiskExamples: readonly Example[] = [
   ['vdisk img map disk.qcow2', 'see where its data is'],
   ['vdisk explain disk.qcow2', 'why does it not open? who uses it?'],
   ['vdisk img check -r all disk.qcow2', 'check and repair it'],
+  ['vdisk graph --output svg disk.qcow2 > disk.svg', 'draw what stands on what'],
   ['vdisk compact disk.qcow2', 'make its file smaller'],
   ['vdisk img compare a.qcow2 b.raw', 'compare two'],
   ["vdisk io -c 'read -v 0 512' disk.qcow2", 'read and write bytes'],
