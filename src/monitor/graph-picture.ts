@@ -24,7 +24,7 @@ export interface GraphFacts {
 /** Lines below a node's name: driver, file, size. */
 export type NodeLines = ReadonlyMap<string, readonly string[]>;
 
-/** Letters of permissions on an edge, as `ls` has them: r w u s (read, write, unchanged, resize). */
+/** Letters of permissions on an edge: r read, w write, u write what is there, s resize. */
 const letters: Readonly<Record<string, string>> = {
   'consistent-read': 'r',
   write: 'w',
