@@ -19,6 +19,7 @@ import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { parallelsDriver } from '../format/parallels/driver.js';
+import { qcowDriver } from '../format/qcow/driver.js';
 import { qcow2Driver } from '../format/qcow2/driver.js';
 import { qedDriver } from '../format/qed/driver.js';
 import { rawDriver } from '../format/raw/driver.js';
@@ -48,6 +49,7 @@ export const drivers: readonly Driver[] = [
   vmdkDriver,
   qedDriver,
   parallelsDriver,
+  qcowDriver,
   nbdDriver,
   blkdebugDriver,
   throttleDriver,

@@ -219,6 +219,7 @@ const skips: Record<string, Subject['skips']> = {
   vmdk: noResizeSkips,
   qed: growsOnlySkips,
   parallels: noResizeSkips,
+  qcow: noResizeSkips,
   host_device: deviceSkips,
   host_cdrom: deviceSkips,
 };

@@ -10,24 +10,17 @@
  *
  * Invariant E1: nothing reads or writes outside the clusters that the extension names.
  */
+import { checkFormat, encryptOptions, secretId } from '../../block/crypto/encrypt-option.js';
 import type { LuksStorage } from '../../block/crypto/luks.js';
 import type { SectorCipher } from '../../block/crypto/sector-cipher.js';
 import type { OpenContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { Iov } from '../../lib/iov.js';
-import { OptionError } from '../../options/option-error.js';
 import type { CryptoBlock, Qcow2Image } from './image.js';
 import type { CryptoExt } from './layout.js';
 
 const SECTOR = 512;
 const formats = ['', 'aes', 'luks'] as const;
-type Format = (typeof formats)[number];
-
-/** Options under `encrypt.`: BlockdevQcow2Encryption. */
-interface EncryptOptions {
-  readonly format?: string;
-  readonly keySecret?: string;
-}
 
 /**
  * Unlocks the image. Without I/O to guest data (`info`) only the LUKS header is read, and no key
@@ -61,38 +54,6 @@ export async function openEncryption(context: OpenContext, image: Qcow2Image): P
   const password = await graph.secret(secretId(options));
   const { legacyAes } = await import('../../block/crypto/legacy-aes.js');
   image.crypto = cryptoBlock(legacyAes(await graph.crypto(), password), false);
-}
-
-function checkFormat(format: Format, options: EncryptOptions): void {
-  const asked = options.format;
-  if (asked === undefined || asked === format) return;
-  throw new BlockError(
-    'EINVAL',
-    format === ''
-      ? `No encryption in image header, but options specified format '${asked}'`
-      : `Header reported '${format}' encryption format but options specify '${asked}'`,
-  );
-}
-
-function encryptOptions(given: unknown): EncryptOptions {
-  if (typeof given !== 'object' || given === null) return {};
-  const out: { format?: string; keySecret?: string } = {};
-  for (const [name, value] of Object.entries(given)) {
-    if (name !== 'format' && name !== 'key-secret') {
-      throw new OptionError(`Parameter '${name}' is unexpected`, `encrypt.${name}`);
-    }
-    if (typeof value !== 'string') {
-      const text = `Invalid parameter type for '${name}', expected: string`;
-      throw new OptionError(text, `encrypt.${name}`);
-    }
-    out[name === 'format' ? 'format' : 'keySecret'] = value;
-  }
-  return out;
-}
-
-function secretId(options: EncryptOptions): string {
-  if (options.keySecret !== undefined) return options.keySecret;
-  throw new BlockError('EINVAL', "Parameter 'encrypt.key-secret' is required for cipher");
 }
 
 /** Access to the clusters of the LUKS header (E1). */
