@@ -143,7 +143,7 @@ class Stream implements JobWork {
   async clean(): Promise<void> {
     await this.#letGo();
     if (this.#wasReadOnly) {
-      await reopenNode(this.#image, { flags: { writable: false } }).catch(() => undefined);
+      await reopenNode(this.#image, { options: { 'read-only': true } }).catch(() => undefined);
     }
   }
 
@@ -183,7 +183,7 @@ export async function startStream(
   jobs.checkId(options.id);
   const wasReadOnly = node.readOnly;
   const image = skipFilters(node);
-  if (wasReadOnly) await reopenNode(image, { flags: { writable: true } });
+  if (wasReadOnly) await reopenNode(image, { options: { 'read-only': false } });
   const work = new Stream(options, skipFilters(bottom), wasReadOnly);
   let job: Job | undefined;
   try {

@@ -212,7 +212,7 @@ export async function startActiveCommit(
   const { top, base } = options;
   jobs.checkId(options.id);
   const wasReadOnly = base.readOnly;
-  if (wasReadOnly) await reopenNode(base, { flags: { writable: true } });
+  if (wasReadOnly) await reopenNode(base, { options: { 'read-only': false } });
   const work = new ActiveCommit(options, wasReadOnly);
   let job: Job | undefined;
   try {

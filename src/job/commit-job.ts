@@ -172,14 +172,14 @@ export async function growTo(target: Backend, bytes: number): Promise<void> {
 
 /** Back to what it was; where that fails it stays writable, for the data is safe. */
 export async function makeReadOnly(node: BlockNode): Promise<void> {
-  await reopenNode(node, { flags: { writable: false } }).catch(() => undefined);
+  await reopenNode(node, { options: { 'read-only': true } }).catch(() => undefined);
 }
 
 /** Another name of the backing file in an image's header. */
 async function rename(image: BlockNode, name: string, format: string): Promise<void> {
   if (image.instance.changeBackingFile === undefined) throw new BlockError('ENOTSUP');
   const wasReadOnly = image.readOnly;
-  if (wasReadOnly) await reopenNode(image, { flags: { writable: true } });
+  if (wasReadOnly) await reopenNode(image, { options: { 'read-only': false } });
   try {
     await image.instance.changeBackingFile(name, format);
   } finally {
@@ -196,7 +196,7 @@ export async function startCommit(
   const { top, base } = options;
   jobs.checkId(options.id);
   const wasReadOnly = base.readOnly;
-  if (wasReadOnly) await reopenNode(base, { flags: { writable: true } });
+  if (wasReadOnly) await reopenNode(base, { options: { 'read-only': false } });
   const work = new Commit(options, wasReadOnly);
   let job: Job | undefined;
   try {

@@ -73,7 +73,8 @@ async function dispatch(program: Program, asked: readonly Asked[]): Promise<numb
   const daemon = new Daemon(program);
   const interrupts = watchInterrupts();
   try {
-    const status = await setUp(program, daemon, asked);
+    // Whatever clients send at once waits until all that the options name is there.
+    const status = await daemon.exclusively(() => setUp(program, daemon, asked));
     if (status !== undefined) return status;
     if (asked.some(({ key }) => key === 'daemonize')) process.chdir('/');
     await reportReady();

@@ -143,6 +143,11 @@ export class Daemon {
     };
   }
 
+  /** Runs `work` before commands of clients. */
+  exclusively<T>(work: () => Promise<T>): Promise<T> {
+    return this.#monitor.runExclusive(work);
+  }
+
   /** `--blockdev` */
   async blockdev(text: string): Promise<void> {
     const form = { decl: blockdevOptions, implied: 'driver', types: this.#types, givenOnly: true };
