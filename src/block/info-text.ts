@@ -14,7 +14,7 @@ export function infoText(info: GraphInfo): string {
 function addNode(lines: string[], info: GraphInfo, depth: number, path: string): void {
   const indent = ' '.repeat(depth * 4);
   const own: string[] = [];
-  addFacts(own, info, info.children.length === 0);
+  addFacts(own, info, depth > 0 && info.children.length === 0);
   for (const line of own) lines.push(indent + line);
   for (const child of info.children) {
     const childPath = `${path}${child.name}`;

@@ -60,6 +60,6 @@ export function filePreallocation(value: string | number | boolean | undefined):
   if (mode === 'metadata') {
     throw new BlockError('ENOTSUP', 'Unsupported preallocation mode: metadata');
   }
-  const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
+  const text = `invalid parameter value: ${String(mode)}`;
   throw new BlockError('EINVAL', text);
 }

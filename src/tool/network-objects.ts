@@ -4,7 +4,6 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
 import { BlockError, errorText } from '../block/errors.js';
 import { toHostError } from '../host/node/errors.js';
 import type { TlsCredentials } from '../host/socket.js';
@@ -105,17 +104,17 @@ async function x509(
 ): Promise<TlsCredentials> {
   const dir = folderOf(options);
   const { endpoint } = options;
-  const ca = read(join(dir, 'ca-cert.pem'));
-  const crl = tryRead(join(dir, 'ca-crl.pem'));
+  const ca = read(`${dir}/ca-cert.pem`);
+  const crl = tryRead(`${dir}/ca-crl.pem`);
   const load = endpoint === 'server' ? read : tryRead;
-  const certPath = join(dir, `${endpoint}-cert.pem`);
+  const certPath = `${dir}/${endpoint}-cert.pem`;
   const cert = load(certPath);
-  const key = load(join(dir, `${endpoint}-key.pem`));
+  const key = load(`${dir}/${endpoint}-key.pem`);
   if ((cert === undefined) !== (key === undefined)) {
     throw new BlockError('EINVAL', `Certificate and key of the ${endpoint} belong together`);
   }
   if (options['sanity-check']) {
-    checkCertificate(join(dir, 'ca-cert.pem'), ca, true);
+    checkCertificate(`${dir}/ca-cert.pem`, ca, true);
     if (cert !== undefined) checkCertificate(certPath, cert, false);
   }
   const id = options.passwordid;
@@ -153,7 +152,7 @@ function checkCertificate(path: string, pem: Uint8Array, isCa: boolean): void {
 }
 
 function psk(options: Infer<typeof pskOptions>): TlsCredentials {
-  const path = join(folderOf(options), 'keys.psk');
+  const path = `${folderOf(options)}/keys.psk`;
   const keys = new Map<string, Uint8Array>();
   for (const line of new TextDecoder().decode(read(path)).split('\n')) {
     const m = /^([^:#]+):([0-9a-fA-F]+)\s*$/.exec(line);

@@ -17,7 +17,9 @@ import type { ThrottleConfig } from '../block/throttle-group.js';
 import { ThrottleGroup, throttleConfig, throttleLimits } from '../block/throttle-group.js';
 import { nodeHost } from '../host/node/index.js';
 import type { TlsCredentials } from '../host/socket.js';
+import { tryObjectHelp } from './daemon/object-help.js';
 import type { Authorization, NetworkObject } from './network-objects.js';
+import { Answer } from './program.js';
 
 type SecretOptions = Infer<typeof secretOptions>;
 
@@ -38,6 +40,12 @@ const loopKinds: Readonly<Record<string, Decl>> = {
   'main-loop': objectKinds['main-loop'],
 };
 
+/** Throws the Answer when `text` asks which objects or which of their options there are. */
+export function answerObjectHelp(text: string): void {
+  const answer = isJsonArgument(text) ? undefined : tryObjectHelp(text);
+  if (answer !== undefined) throw new Answer(answer);
+}
+
 /** The objects of one run of a program. */
 export class ToolObjects {
   readonly throttleGroups = new Map<string, ThrottleGroup>();
@@ -46,8 +54,9 @@ export class ToolObjects {
   readonly #kinds = new Map<string, string>();
   readonly #network = new Map<string, NetworkObject>();
 
-  /** Creates what one `--object` argument describes. Throws OptionError or BlockError. */
+  /** Creates what one `--object` argument describes. Throws OptionError, BlockError, Answer. */
   async add(text: string): Promise<void> {
+    answerObjectHelp(text);
     const isJson = isJsonArgument(text);
     const given = isJson ? parseJson(text) : keyval(text);
     if (!isObject(given)) throw new OptionError('Invalid parameter type, expected: object');

@@ -40,6 +40,16 @@ const ownMarks = [
   'qcow2_free_clusters ',
 ];
 
+/** Something was asked for instead of work: `text` is printed, and the status is 0. */
+export class Answer extends Error {
+  override readonly name = 'Answer';
+  readonly text: string;
+  constructor(text: string) {
+    super('');
+    this.text = text;
+  }
+}
+
 /** Exit status of a program that Ctrl-C ended, as shells give it. */
 export const INTERRUPTED = 130;
 
@@ -49,6 +59,8 @@ export class Program {
   /** As in usage lines: with the subcommand. */
   commandName: string;
   readonly output: IoOutput;
+  /** Point to `--help` as qemu-nbd does. */
+  hintsAsNbd = false;
   #held: string[] | undefined;
 
   constructor(name: string, output: IoOutput) {
@@ -88,20 +100,30 @@ export class Program {
     else this.output.err(`${this.name}: warning: ${message}\n`);
   }
 
-  tryHelp(): void {
-    this.output.err(`Try '${this.commandName} --help' for more info\n`);
+  /** Where the command line is explained; qemu-nbd says it in other words than qemu-img. */
+  tryHelp(parsing: boolean): void {
+    const { name, commandName } = this;
+    if (!this.hintsAsNbd) this.output.err(`Try '${commandName} --help' for more info\n`);
+    else {
+      const before = parsing ? `${name}: ` : '';
+      this.output.err(`${before}Try \`${name} --help' for more information.\n`);
+    }
   }
 
   /** Tells any error in one line (and its hint); the exit status. */
   report(e: unknown): number {
     if (e instanceof GetoptError) {
       this.output.err(`${this.commandName}: ${e.message}\n`);
-      this.tryHelp();
+      this.tryHelp(true);
       return 1;
+    }
+    if (e instanceof Answer) {
+      this.print(e.text);
+      return 0;
     }
     if (e instanceof UsageError) {
       this.error(e.message);
-      if (e.tryHelp) this.tryHelp();
+      if (e.tryHelp) this.tryHelp(false);
       return 1;
     }
     if (e instanceof Failure) {

@@ -40,12 +40,29 @@ export interface ShowOptions {
   readonly toErrors?: boolean;
 }
 
+/** Programs that have shown some progress. */
+const begun = new WeakSet<Program>();
+
+/**
+ * What qemu-img prints of progress in a file or pipe when a command fails before its work begins;
+ * `percent`: that nothing is done, too.
+ */
+export function endUnbegun(
+  program: Program,
+  wish: ProgressWish,
+  { quiet, percent = true }: ShowOptions & { readonly percent?: boolean },
+): void {
+  if (wish !== 'text' || quiet || isTerminal(1) || begun.has(program)) return;
+  program.print(percent ? `${percentLine(0)}\r\n` : '\n');
+}
+
 /** Chooses how to show progress. */
 export function showProgress(
   program: Program,
   wish: ProgressWish,
   { quiet, toErrors = false }: ShowOptions,
 ): ProgressShow {
+  begun.add(program);
   if (wish === 'off' || quiet) return onSignal(program);
   const print = (text: string): void => {
     if (toErrors) program.output.err(text);

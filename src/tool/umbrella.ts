@@ -55,7 +55,7 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
     program.error(
       `Unknown tool '${word}'; there are: img, io, nbd, daemon, vm, explain, compact, graph`,
     );
-    program.tryHelp();
+    program.tryHelp(true);
     status = 1;
   }
   program.output.flush();

@@ -253,7 +253,7 @@ async function create(context: CreateContext): Promise<void> {
 function preallocationOf(value: string | number | boolean | undefined): Preallocation {
   const mode = value ?? 'off';
   if (mode === 'off' || mode === 'metadata' || mode === 'falloc' || mode === 'full') return mode;
-  const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
+  const text = `invalid parameter value: ${String(mode)}`;
   throw new BlockError('EINVAL', text);
 }
 

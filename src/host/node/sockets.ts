@@ -1,8 +1,9 @@
 /** The socket port over node:net and node:tls. Messages of errors are QEMU's, complete. */
-import { chmodSync, lstatSync, readFileSync, unlinkSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, readFileSync, unlinkSync } from 'node:fs';
 import { lookup } from 'node:dns/promises';
 import type { AddressInfo, ListenOptions, NetConnectOpts, Server, Socket } from 'node:net';
 import { createServer, connect as netConnect, isIP, Socket as NetSocket } from 'node:net';
+import { dirname } from 'node:path';
 import type { FileRun } from '../file.js';
 import { HostError } from '../file.js';
 import { errnoText } from '../errno.js';
@@ -396,11 +397,15 @@ function bindOne(server: Server, how: ListenOptions, mode: number | undefined): 
 }
 
 function cannotListen(address: SocketAddress, cause: HostError): HostError {
-  const text =
-    address.type === 'inet'
-      ? 'Failed to find an available port'
-      : `Failed to bind socket to ${addressText(address)}`;
-  return new HostError(cause.code, `${text}: ${errnoText(cause.code)}`, { cause });
+  let { code } = cause;
+  let text = `Failed to bind socket to ${addressText(address)}`;
+  if (address.type === 'inet') {
+    text = code === 'EADDRINUSE' ? 'Failed to find an available port' : 'Failed to bind socket';
+  } else if (code === 'EACCES' && address.type === 'unix' && !existsSync(dirname(address.path))) {
+    // Node says so of a folder that is not there.
+    code = 'ENOENT';
+  }
+  return new HostError(code, `${text}: ${errnoText(code)}`, { cause });
 }
 
 export const nodeSockets: HostSockets = { connect, listen, stdio };

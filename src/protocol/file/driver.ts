@@ -155,7 +155,7 @@ function preallocationOf(value: string | number | boolean | undefined): Prealloc
   const mode = value ?? 'off';
   const found = preallocationModes.find((m) => m === mode);
   if (found === undefined) {
-    const text = `Parameter 'preallocation' does not accept value '${String(mode)}'`;
+    const text = `invalid parameter value: ${String(mode)}`;
     throw new BlockError('EINVAL', text);
   }
   return found as Preallocation;

@@ -13,7 +13,7 @@ import { cacheMode, openImage, toolGraph } from '../images.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
 import type { ProgressWish } from '../progress.js';
-import { progressWish, showProgress } from '../progress.js';
+import { endUnbegun, progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 import { addOptionText } from './create.js';
@@ -94,8 +94,8 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
   }
   asked.name = name;
   checkImageOpts(asked.imageOpts, asked.format);
-  const cache = cacheMode(asked.cache);
   try {
+    const cache = cacheMode(asked.cache);
     const backend = await openImage(program, graph, asked, { flags: { writable: true }, cache });
     try {
       if (help) return printAmendHelp(program, backend.node.driver);
@@ -103,6 +103,9 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     } finally {
       await backend.close();
     }
+  } catch (e) {
+    endUnbegun(program, asked.progress, { quiet: asked.quiet, percent: false });
+    throw e;
   } finally {
     await graph.close();
   }

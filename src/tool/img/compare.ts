@@ -1,6 +1,7 @@
 /** `compare`: have two images the same content? */
 import type { Backend } from '../../block/backend.js';
 import type { CompareResult } from '../../job/compare.js';
+import type { CacheMode } from '../../block/types.js';
 import { CompareError, compare as compareImages } from '../../job/compare.js';
 import { nodeHost } from '../../host/node/index.js';
 import { command, GetoptError } from '../../options/getopt.js';
@@ -8,7 +9,7 @@ import { watchInterrupts } from '../interrupt.js';
 import { cacheMode, openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
 import type { ProgressWish } from '../progress.js';
-import { progressWish, showProgress } from '../progress.js';
+import { endUnbegun, progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 import type { ImgCommand } from './options.js';
@@ -113,14 +114,18 @@ async function compareArguments(program: Program, args: readonly string[]): Prom
     throw new UsageError('Expecting two image file names');
   }
   checkImageOpts(asked.imageOpts, asked.formats[0] ?? asked.formats[1]);
-  const cache = cacheMode(asked.cache, 'Invalid source cache option');
   const graph = toolGraph(program, objects);
+  let cache: CacheMode;
   const open = (name: string, which: 0 | 1): Promise<Backend> => {
     const image = { name, imageOpts: asked.imageOpts, format: asked.formats[which] };
     return openImage(program, graph, image, { cache, forceShare: asked.forceShare });
   };
   try {
+    cache = cacheMode(asked.cache, 'Invalid source cache option');
     return await compareOpen(program, asked, [a, b], [await open(a, 0), await open(b, 1)]);
+  } catch (e) {
+    endUnbegun(program, asked.progress, { quiet: asked.quiet, percent: false });
+    throw e;
   } finally {
     await graph.close();
   }

@@ -2,6 +2,7 @@
 import type { Backend } from '../../block/backend.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { CacheMode } from '../../block/types.js';
+import { Perm } from '../../block/types.js';
 import type { ByteSource } from '../../host/node/decompress.js';
 import { convert as convertImages } from '../../job/convert.js';
 import { ProgressMeter } from '../../job/operation.js';
@@ -12,7 +13,7 @@ import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import type { ToolObjects } from '../objects.js';
 import type { ProgressWish } from '../progress.js';
-import { showProgress } from '../progress.js';
+import { endUnbegun, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { SnapshotName } from './snapshot-name.js';
@@ -116,9 +117,6 @@ export async function convertNames(
   const sources: Backend[] = [];
   const cleanups: (() => void)[] = [];
   try {
-    if (asked.snapshot !== undefined && names.length > 1) {
-      throw new Failure('No support for concatenating multiple snapshot');
-    }
     let stream: ByteSource | undefined;
     for (const name of names) {
       const input = await findInput(run, name, names.length === 1, target, cleanups);
@@ -127,10 +125,19 @@ export async function convertNames(
         continue;
       }
       const how = { cache: sourceCache, forceShare: asked.forceShare };
-      sources.push(await openImage(program, graph, input.image, how));
+      const source = await openImage(program, graph, input.image, how);
+      sources.push(source);
+      // Who names the source as target too would lose it.
+      await source.setPerms({
+        perm: source.perms.perm,
+        shared: Perm.consistentRead | Perm.writeUnchanged,
+      });
     }
     const [first] = sources;
     if (asked.snapshot !== undefined && first !== undefined) {
+      if (asked.snapshot.either !== undefined && sources.length > 1) {
+        throw new Failure('No support for concatenating multiple snapshot');
+      }
       await loadSnapshot(first, asked.snapshot);
     }
     if (await isPipe(asked, target)) await convertOut(run, sources);
@@ -139,6 +146,7 @@ export async function convertNames(
     return 0;
   } catch (e) {
     const status = interrupts.status();
+    endUnbegun(program, asked.progress, { quiet: asked.quiet || target === STANDARD });
     if (status !== undefined) throw new Failure(undefined, status);
     throw e;
   } finally {

@@ -278,11 +278,11 @@ function checkCombination(asked: Asked): void {
     fail('Cannot enable copy offloading when -S is used');
   }
   if (asked.salvage && asked.copyRange) fail('Cannot use copy offloading in salvaging mode');
+  if (asked.targetImageOpts && !asked.noCreate) fail('--target-image-opts requires use of -n flag');
   const source = asked.imageOpts && asked.format !== undefined;
   if (source || (asked.targetImageOpts && asked.outputFormat !== undefined)) {
     fail('--image-opts and --format are mutually exclusive');
   }
-  if (asked.targetImageOpts && !asked.noCreate) fail('--target-image-opts requires use of -n flag');
   if (asked.noCreate && asked.optionTexts.length > 0) {
     fail('-o has no effect when skipping image creation');
   }

@@ -5,7 +5,7 @@ import type { Driver, MeasureResult } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { formatInteger } from '../../lib/sizes.js';
 import type { CreateValues } from '../../options/create-options.js';
-import { parseCreateOptions } from '../../options/create-options.js';
+import { mergeCreateOptions, parseCreateOptions } from '../../options/create-options.js';
 import { command } from '../../options/getopt.js';
 import { openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
@@ -138,7 +138,9 @@ async function measureImage(
       source = await openImage(program, graph, image, { forceShare: asked.forceShare });
       if (asked.snapshot !== undefined) await loadSnapshot(source, asked.snapshot);
     }
-    const { driver, set } = await creator(graph, asked.targetFormat, undefined);
+    const { driver, set: own } = await creator(graph, asked.targetFormat, undefined);
+    // Options of files are accepted, too, though they make no difference.
+    const set = mergeCreateOptions(own, graph.driver('file').createOptions ?? own);
     let values: CreateValues;
     try {
       values = parseCreateOptions(set, asked.optionTexts).values;

@@ -13,7 +13,7 @@ import { cacheMode, openImage, toolGraph } from '../images.js';
 import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
-import type { ProgressWish } from '../progress.js';
+import type { ProgressShow, ProgressWish } from '../progress.js';
 import { progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
@@ -119,15 +119,18 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     throw new UsageError('Must specify backing file (-b) or use unsafe mode (-u)');
   }
   checkImageOpts(asked.imageOpts, asked.format);
-  const cache = cacheMode(asked.cache);
-  const backingCache = cacheMode(asked.backingCache, 'Invalid source cache option');
   const graph = toolGraph(program, objects);
   const interrupts = watchInterrupts();
+  const show = showProgress(program, asked.progress, asked);
+  let complete = false;
   try {
+    const cache = cacheMode(asked.cache);
+    const backingCache = cacheMode(asked.backingCache, 'Invalid source cache option');
     const flags = { writable: true, noBacking: asked.unsafe };
     const backend = await openImage(program, graph, asked, { flags, cache });
     try {
-      await rebaseOpen(program, graph, asked, backend, backingCache, interrupts);
+      await rebaseOpen({ graph, asked, show, interrupts }, backend, backingCache);
+      complete = true;
     } finally {
       await backend.close();
     }
@@ -137,19 +140,22 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     if (status !== undefined) throw new Failure(undefined, status);
     throw e;
   } finally {
+    show.end(complete);
     await graph.close();
     interrupts.dispose();
   }
 }
 
-async function rebaseOpen(
-  program: Program,
-  graph: BlockGraph,
-  asked: Asked,
-  backend: Backend,
-  backingCache: CacheMode,
-  interrupts: Interrupts,
-): Promise<void> {
+/** A rebase that runs. */
+interface Run {
+  readonly graph: BlockGraph;
+  readonly asked: Asked;
+  readonly show: ProgressShow;
+  readonly interrupts: Interrupts;
+}
+
+async function rebaseOpen(run: Run, backend: Backend, backingCache: CacheMode): Promise<void> {
+  const { graph, asked } = run;
   const image = skipFilters(backend.node);
   if (asked.compress && image.instance.writeCompressed === undefined) {
     throw new Failure('Compression not supported for this file format');
@@ -161,7 +167,7 @@ async function rebaseOpen(
   if (!asked.unsafe && backing !== undefined) {
     const found = await newBase(graph, asked, image, backing, backingCache);
     try {
-      await copyDifferences(program, asked, backend, found, interrupts);
+      await copyDifferences(run, backend, found);
     } finally {
       if (found.opened && found.node !== undefined) await graph.release(found.node);
     }
@@ -207,28 +213,19 @@ async function newBase(
 }
 
 async function copyDifferences(
-  program: Program,
-  asked: Asked,
+  { asked, show, interrupts }: Run,
   backend: Backend,
   base: NewBase,
-  interrupts: Interrupts,
 ): Promise<void> {
-  const show = showProgress(program, asked.progress, asked);
-  let complete = false;
-  try {
-    await takeOverDifferences(backend, {
-      base: base.node,
-      baseIsBelow: base.node !== undefined && !base.opened,
-      compress: asked.compress,
-      signal: interrupts.signal,
-      onProgress: (progress) => {
-        show.update(progress);
-      },
-    });
-    complete = true;
-  } finally {
-    show.end(complete);
-  }
+  await takeOverDifferences(backend, {
+    base: base.node,
+    baseIsBelow: base.node !== undefined && !base.opened,
+    compress: asked.compress,
+    signal: interrupts.signal,
+    onProgress: (progress) => {
+      show.update(progress);
+    },
+  });
 }
 
 /** Stores the new name in the image. */
@@ -239,7 +236,7 @@ async function changeReference(
 ): Promise<void> {
   const name = backing === undefined || backing === '' ? null : backing;
   const text = `Could not change the backing file to '${backing ?? '(null)'}': `;
-  if (name !== null && format === undefined && image.driver.supportsBacking === true) {
+  if (name !== null && format === undefined) {
     throw new Failure(`${text}backing format must be specified`);
   }
   try {

@@ -1,6 +1,7 @@
 /** `resize`: another virtual size for an image. */
 import type { Backend } from '../../block/backend.js';
 import type { Preallocation } from '../../block/types.js';
+import { parseSize } from '../../lib/sizes.js';
 import { command } from '../../options/getopt.js';
 import { optSize } from '../../options/opt-values.js';
 import { openImage, toolGraph } from '../images.js';
@@ -101,7 +102,10 @@ function preallocationMode(word: string): Preallocation {
 
 function parseChange(text: string): { sign: -1 | 0 | 1; bytes: number } {
   const sign = text.startsWith('+') ? 1 : text.startsWith('-') ? -1 : 0;
-  return { sign, bytes: optSize('size', sign === 0 ? text : text.slice(1)) };
+  const plain = sign === 0 ? text : text.slice(1);
+  // What is too large is told when the image is open.
+  if (parseSize(plain).status === 'limit') return { sign, bytes: Infinity };
+  return { sign, bytes: optSize('size', plain) };
 }
 
 async function resizeOpen(
@@ -114,6 +118,9 @@ async function resizeOpen(
   const current = backend.size;
   const wanted = sign === 0 ? bytes : current + sign * bytes;
   if (wanted <= 0) throw new Failure('New image size must be positive');
+  if (wanted === Infinity) {
+    throw new Failure("Parameter 'size' expects a value from 0 to 9007199254740991 (2^53 - 1)");
+  }
   if (wanted <= current && asked.preallocation !== 'off') {
     throw new Failure('Preallocation can only be used for growing images');
   }

@@ -25,7 +25,8 @@ export function parseSnapshotName(program: Program, text: string): SnapshotName 
     else if (key === 'snapshot.name') name = value;
     else {
       program.report(new OptionError(`Invalid parameter '${key}'`, key));
-      throw new Failure(`Failed in parsing snapshot param '${text}'`);
+      const quote = program.hintsAsNbd ? '`' : "'";
+      throw new Failure(`Failed in parsing snapshot param ${quote}${text}'`);
     }
   }
   return { id, name, either: undefined };

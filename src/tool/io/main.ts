@@ -3,7 +3,7 @@ import { isatty } from 'node:tty';
 import { command, formatOptions, GetoptError, readArgs } from '../../options/getopt.js';
 import type { NodeOptions } from '../../block/driver.js';
 import { createGraph } from '../../index.js';
-import { ToolObjects } from '../objects.js';
+import { answerObjectHelp, ToolObjects } from '../objects.js';
 import type { Example } from '../reference.js';
 import { exampleLines } from '../reference.js';
 import { Program } from '../program.js';
@@ -14,6 +14,7 @@ import type { ImageHow } from './image.js';
 import { defaultHow } from './image.js';
 import type { LineSource } from './lines.js';
 import { StreamLines, TerminalLines } from './lines.js';
+import type { IoOutput } from './output.js';
 import { ProcessOutput } from './output.js';
 import { runLine } from './run.js';
 import { IoSession } from './session.js';
@@ -93,9 +94,15 @@ interface Invocation {
   format: string | undefined;
 }
 
-/** Runs the program with the words after its name; resolves to the exit status. */
-export async function main(argv: readonly string[], name: string): Promise<number> {
-  const output = new ProcessOutput(isatty(1));
+/**
+ * Runs the program with the words after its name; resolves to the exit status. `output` takes what
+ * is printed (default: this process's own).
+ */
+export async function main(
+  argv: readonly string[],
+  name: string,
+  output: IoOutput = new ProcessOutput(isatty(1)),
+): Promise<number> {
   const program = new Program(name, output);
   try {
     return await run(program, argv);
@@ -242,8 +249,10 @@ function setOption(session: IoSession, asked: Invocation, key: OptionKey, value:
   const letter = sharedOptions[key];
   if (letter !== undefined) setImageOption(session, asked.how, letter, value);
   else if (key === 'cmd') asked.commands.push(value);
-  else if (key === 'object') asked.objects.push(value);
-  else if (key === 'imageOpts') asked.imageOpts = true;
+  else if (key === 'object') {
+    answerObjectHelp(value);
+    asked.objects.push(value);
+  } else if (key === 'imageOpts') asked.imageOpts = true;
   else if (key === 'format') asked.format = value;
 }
 

@@ -4,6 +4,7 @@ import { parseInteger } from '../../lib/sizes.js';
 import { command, readArgs } from '../../options/getopt.js';
 import { parseAioMode, parseCacheMode, parseDiscardMode } from '../io/image.js';
 import { Failure, UsageError } from '../program.js';
+import { answerObjectHelp } from '../objects.js';
 import type { Example } from '../reference.js';
 
 /** What people mostly want, without the program's name. */
@@ -30,6 +31,11 @@ export const nbdSpec = command({
       arg: 'PATH',
       complete: 'file',
       doc: 'listen on a Unix socket, which is made; an absolute path',
+    },
+    snapshot: {
+      short: 's',
+      long: 'snapshot',
+      doc: 'keep writes in a temporary overlay, which is gone at the end',
     },
     shared: {
       short: 'e',
@@ -85,12 +91,12 @@ export const nbdSpec = command({
       arg: 'ID',
       doc: 'demand TLS of clients (with --list: use it) with these credentials',
     },
-    tlsAuthz: { long: 'tls-authz', arg: 'ID', doc: 'access list for the names that TLS proves' },
     tlsHostname: {
       long: 'tls-hostname',
       arg: 'NAME',
       doc: "with --list: name that the server's certificate must carry",
     },
+    tlsAuthz: { long: 'tls-authz', arg: 'ID', doc: 'access list for the names that TLS proves' },
     trace: {
       short: 'T',
       long: 'trace',
@@ -125,11 +131,6 @@ export const nbdSpec = command({
       doc: 'format of FILE; without it, it is guessed from the content',
     },
     readOnly: { short: 'r', long: 'read-only', doc: 'clients cannot write' },
-    snapshot: {
-      short: 's',
-      long: 'snapshot',
-      doc: 'keep writes in a temporary overlay, which is gone at the end',
-    },
     loadSnapshot: {
       short: 'l',
       long: 'load-snapshot',
@@ -270,7 +271,10 @@ const setters: Readonly<Record<Exclude<Key, 'help' | 'version'>, Setter>> = {
   allocationDepth: (a) => void (a.allocationDepth = true),
   bitmap: (a, v) => void a.bitmaps.push(v),
   list: (a) => void (a.list = true),
-  object: (a, v) => void a.objects.push(v),
+  object: (a, v) => {
+    answerObjectHelp(v);
+    a.objects.push(v);
+  },
   tlsCreds: (a, v) => void (a.tlsCreds = v),
   tlsAuthz: (a, v) => void (a.tlsAuthz = v),
   tlsHostname: (a, v) => void (a.tlsHostname = v),
@@ -303,6 +307,11 @@ const setters: Readonly<Record<Exclude<Key, 'help' | 'version'>, Setter>> = {
   detectZeroes: (a, v) => {
     if (v !== 'off' && v !== 'on' && v !== 'unmap') {
       throw new Failure(`Failed to parse detect_zeroes mode: invalid parameter value: ${v}`);
+    }
+    if (v === 'unmap' && a.unmap !== true) {
+      throw new Failure(
+        'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+      );
     }
     a.detectZeroes = v;
   },
@@ -357,11 +366,6 @@ export function readNbdArguments(args: readonly string[]): NbdArguments | 'help'
   }
   a.file = operands[0] ?? '';
   checkTls(a);
-  if (a.detectZeroes === 'unmap' && a.unmap !== true) {
-    throw new Failure(
-      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
-    );
-  }
   if (a.imageOpts && a.format !== undefined) {
     throw new Failure('--image-opts and -f are mutually exclusive');
   }

@@ -35,6 +35,7 @@ export async function nbdMain(
   output: IoOutput = new ProcessOutput(isTerminal(1)),
 ): Promise<number> {
   const program = new Program(name, output);
+  program.hintsAsNbd = true;
   let status: number;
   try {
     status = await dispatch(program, args);
