@@ -1,7 +1,7 @@
 // Goal: wrong command lines and commands of vdisk-io and vdisk-nbd get the message and the exit
 // status that qemu-io and qemu-nbd give them. Method: what QEMU 10.0.2 said to the same words, with
-// the program's name exchanged, is recorded in golden/; summaries of commands and the text of --help
-// are in our own words and left out.
+// the program's name exchanged, is recorded in golden/; summaries of commands and the text of
+// --help are in our own words and left out.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
