@@ -14,6 +14,8 @@ export class DirtyBitmap {
   inconsistent = false;
   /** A job or export holds it. */
   busy = false;
+  /** Notes writes in this one's stead while a job reads its bits; see {@link split}. */
+  #successor: DirtyBitmap | undefined;
   #bits: Uint8Array;
   #length: number;
   #count = 0;
@@ -46,6 +48,37 @@ export class DirtyBitmap {
   /** A write of the node; sets the bits if the bitmap is enabled. */
   noteWritten(offset: number, bytes: number): void {
     if (this.enabled) this.set(offset, bytes);
+    this.#successor?.noteWritten(offset, bytes);
+  }
+
+  /** Writes are noted, here or apart. */
+  get isRecording(): boolean {
+    return this.enabled || this.#successor?.enabled === true;
+  }
+
+  /** A job takes the bits: until {@link adopt} or {@link rejoin} writes are noted apart. */
+  split(): void {
+    const { name, granularity, enabled } = this;
+    const bytes = this.#length;
+    this.#successor = new DirtyBitmap({ name, granularity, bytes, enabled, persistent: false });
+    this.enabled = false;
+    this.busy = true;
+  }
+
+  /** What was noted apart takes the place of the bits. */
+  adopt(): void {
+    this.clear();
+    this.rejoin();
+  }
+
+  /** What was noted apart comes to the bits. */
+  rejoin(): void {
+    const successor = this.#successor;
+    if (successor === undefined) return;
+    this.#successor = undefined;
+    this.merge(successor);
+    this.enabled = successor.enabled;
+    this.busy = false;
   }
 
   set(offset: number, bytes: number): void {
@@ -101,6 +134,7 @@ export class DirtyBitmap {
   /** The node's length changed: new bytes are clean, cut ones forgotten. */
   resize(bytes: number): void {
     if (this.inconsistent) return;
+    this.#successor?.resize(bytes);
     if (bytes < this.#length) this.#change(bytes, this.#length - bytes, false, true);
     const bits = new Uint8Array(bytesFor(bytes, this.granularity));
     bits.set(this.#bits.subarray(0, bits.byteLength));

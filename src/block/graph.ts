@@ -281,25 +281,44 @@ export class BlockGraph {
    * parent and holds a handle on both nodes. Permissions are checked first (G3).
    */
   async replaceEdge(edge: Child, to: BlockNode): Promise<void> {
-    const from = edge.node;
-    if (from === to) return;
+    await this.replaceEdges([edge], to);
+  }
+
+  /** As {@link replaceEdge} for several at once: their needs change together. All, or none. */
+  async replaceEdges(edges: readonly Child[], to: BlockNode): Promise<void> {
+    const moved = edges
+      .filter((edge) => edge.node !== to)
+      .map((edge) => ({ edge, from: edge.node }));
+    const left = new Set(moved.map(({ from }) => from));
+    if (moved.length === 0) return;
     await this.#permLock.run(async () => {
-      from.parents.delete(edge);
-      edge.node = to;
+      for (const { edge, from } of moved) {
+        from.parents.delete(edge);
+        edge.node = to;
+      }
       try {
-        await applyPerms(new Map([[edge, { perm: edge.perm, shared: edge.shared }]]));
+        const needs = moved.map(
+          ({ edge: { perm, shared }, edge }) => [edge, { perm, shared }] as const,
+        );
+        await applyPerms(new Map(needs), [...left]);
       } catch (e) {
-        edge.node = from;
-        from.parents.add(edge);
+        for (const { edge, from } of moved) {
+          edge.node = from;
+          from.parents.add(edge);
+        }
         throw e;
       }
-      to.parents.add(edge);
-      for (let i = from.quiesced; i < to.quiesced; i++) await edge.parent.drainBegin();
-      for (let i = to.quiesced; i < from.quiesced; i++) edge.parent.drainEnd();
+      for (const { edge, from } of moved) {
+        to.parents.add(edge);
+        for (let i = from.quiesced; i < to.quiesced; i++) await edge.parent.drainBegin();
+        for (let i = to.quiesced; i < from.quiesced; i++) edge.parent.drainEnd();
+      }
     });
-    edge.parent.asNode?.refreshLimits();
-    edge.parent.childResized?.(edge);
-    await this.closeUnused(from);
+    for (const { edge } of moved) {
+      edge.parent.asNode?.refreshLimits();
+      edge.parent.childResized?.(edge);
+    }
+    for (const from of left) await this.closeUnused(from);
   }
 
   /** Closes `node` if neither edge nor handle refers to it (G2). */

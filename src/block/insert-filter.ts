@@ -28,7 +28,7 @@ export async function insertFilter(node: BlockNode, init: FilterInit): Promise<B
   await graph.drainBegin(node);
   try {
     await moveEdges(
-      movable(node).filter((edge) => edge.parent.asNode !== filter),
+      movable(node).filter(({ parent }) => !isBelow(parent.asNode, filter)),
       filter,
     );
   } catch (e) {
@@ -58,34 +58,24 @@ export async function removeFilter(filter: BlockNode, to = filtered(filter)): Pr
   await graph.release(filter);
 }
 
+/** Whether `node` is `top` or below it: an edge of it that led to `top` would make a ring. */
+function isBelow(node: BlockNode | undefined, top: BlockNode): boolean {
+  if (node === undefined || node === top) return node === top;
+  return [...node.parents].some(({ parent }) => isBelow(parent.asNode, top));
+}
+
 /** Edges that go along when a node is replaced. */
 export function movable(node: BlockNode): Child[] {
   return [...node.parents].filter((edge) => edge.parent.staysAtNode !== true);
 }
 
-/**
- * Points edges, whose parents are drained, at `to`; all or none. Throws BlockError.
- */
+/** Points edges, whose parents are drained, at `to`; all or none. Throws BlockError. */
 export async function moveEdges(edges: readonly Child[], to: BlockNode): Promise<void> {
-  const { graph } = to;
-  const moved: { edge: Child; from: BlockNode }[] = [];
-  for (const edge of edges) edge.node.refs++;
-  const held = edges.map((edge) => edge.node);
-  try {
-    for (const edge of edges) {
-      if (edge.frozen !== undefined) {
-        throw new BlockError('EPERM', `Cannot change '${edge.name}' link to '${edge.node.name}'`);
-      }
-      const from = edge.node;
-      await graph.replaceEdge(edge, to);
-      moved.push({ edge, from });
-    }
-  } catch (e) {
-    for (const { edge, from } of moved.reverse()) await graph.replaceEdge(edge, from);
-    throw e;
-  } finally {
-    for (const node of held) await graph.release(node);
+  const frozen = edges.find((edge) => edge.frozen !== undefined);
+  if (frozen !== undefined) {
+    throw new BlockError('EPERM', `Cannot change '${frozen.name}' link to '${frozen.node.name}'`);
   }
+  await to.graph.replaceEdges(edges, to);
 }
 
 /**

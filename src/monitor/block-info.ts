@@ -172,7 +172,7 @@ function bitmapInfos(node: BlockNode): Facts[] | undefined {
     name: bitmap.name === '' ? undefined : bitmap.name,
     count: bitmap.dirtyBytes,
     granularity: bitmap.granularity,
-    recording: bitmap.enabled && !bitmap.inconsistent,
+    recording: bitmap.isRecording && !bitmap.inconsistent,
     busy: bitmap.busy,
     persistent: bitmap.persistent,
     inconsistent: bitmap.inconsistent ? true : undefined,

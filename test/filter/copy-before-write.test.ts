@@ -167,7 +167,7 @@ describe('copy-before-write', () => {
 });
 
 describe('a copy that fails', () => {
-  const broken = { op: 'write', path: '/target', times: 1, code: 'EIO' } as const;
+  const broken = { op: 'write', path: '/target', times: 2, code: 'EIO' } as const;
 
   it('fails the write of the guest, which can be repeated', async () => {
     const { guest, snapshot, files, old } = await lab();

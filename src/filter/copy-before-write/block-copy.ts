@@ -10,7 +10,7 @@
  */
 import type { Child } from '../../block/child.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
-import { BlockError, isNotSupported } from '../../block/errors.js';
+import { BlockError } from '../../block/errors.js';
 import { below, chainStatus, skipFilters } from '../../block/status.js';
 import { Req } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
@@ -84,6 +84,8 @@ export class BlockCopy {
   topOnly = false;
   /** The target stores clusters compressed. */
   compress = false;
+  /** Bytes that are copied at once, at most. */
+  maxChunk = CHUNK;
   /** What has been copied is discarded in the source. */
   discardSource = false;
   /** Called when the amount of what is done, or of what is left, has changed. */
@@ -140,13 +142,21 @@ export class BlockCopy {
     const start = this.pending.next(from, true);
     if (start === undefined || start >= to) return undefined;
     const offset = start - (start % this.clusterSize);
-    const most = Math.min(to, offset + Math.max(CHUNK, this.clusterSize));
+    const most = Math.min(to, offset + Math.max(this.maxChunk, this.clusterSize));
     const end = Math.min(this.pending.next(start, false) ?? most, most);
     return { offset, bytes: end - offset };
   }
 
-  /** Copies clusters that are all pending. Throws CopyFailure; then they are pending again. */
-  async copy(offset: number, bytes: number): Promise<void> {
+  /** Resolves when one of the copies that run has ended. */
+  async someEnd(): Promise<void> {
+    await Promise.race([...this.#active].map((each) => each.done));
+  }
+
+  /**
+   * Copies clusters that are all pending; resolves to how many bytes of data were moved. Throws
+   * CopyFailure; then they are pending again.
+   */
+  async copy(offset: number, bytes: number): Promise<number> {
     let finish = (): void => undefined;
     const done = new Promise<void>((resolve) => {
       finish = resolve;
@@ -157,8 +167,9 @@ export class BlockCopy {
     this.#activeBytes += bytes;
     let copied = 0;
     try {
-      await this.#copyRuns(offset, bytes);
+      const moved = await this.#copyRuns(offset, bytes);
       copied = bytes;
+      return moved;
     } catch (e) {
       this.pending.set(offset, bytes);
       throw e;
@@ -199,8 +210,9 @@ export class BlockCopy {
     return undefined;
   }
 
-  async #copyRuns(offset: number, bytes: number): Promise<void> {
+  async #copyRuns(offset: number, bytes: number): Promise<number> {
     const end = offset + bytes;
+    let moved = 0;
     for (let at = offset; at < end;) {
       if (this.topOnly) {
         const { held, bytes: n } = await asOperation('read', this.heldOnTop(at));
@@ -211,10 +223,14 @@ export class BlockCopy {
       }
       const { zero, bytes: n } = await this.#kindOf(at, end - at);
       if (zero) await this.#zero(at, n);
-      else await this.#data(at, n);
+      else {
+        await this.#data(at, n);
+        moved += n;
+      }
       if (this.discardSource) await this.#source.discard(at, n).catch(() => undefined);
       at += n;
     }
+    return moved;
   }
 
   /** Whether a run of whole clusters reads as zeroes. */
@@ -253,9 +269,9 @@ export class BlockCopy {
     try {
       await request;
       return true;
-    } catch (e) {
-      if (isNotSupported(e)) return false;
-      throw new CopyFailure('write', e);
+    } catch {
+      // Reading and writing one by one tells which of them fails.
+      return false;
     }
   }
 }

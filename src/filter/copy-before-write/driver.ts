@@ -243,7 +243,8 @@ function makeInstance(file: Child, cbw: CopyBeforeWrite): DriverInstance {
       if (child !== file) return { perm: Perm.write, shared: Perm.all & ~Perm.resize };
       const { perm, shared } = defaultPerms(child.role, parents, { writable: true, io: true });
       if (!isUsed) return { perm, shared };
-      return { perm: perm | Perm.consistentRead, shared: shared & ~(Perm.write | Perm.resize) };
+      const needs = Perm.consistentRead | (cbw.copy.discardSource ? Perm.write : 0);
+      return { perm: perm | needs, shared: shared & ~(Perm.write | Perm.resize) };
     },
     snapshotAccess: cbw,
     drainBegin: () => cbw.settled(),

@@ -1,6 +1,7 @@
 /** The list of commands, in the order in which query-commands tells them. */
 import type { Command } from '../command.js';
 import { qmpCapabilities } from '../session.js';
+import { backupCommands } from './backup.js';
 import { bitmapCommands } from './bitmap.js';
 import { blockdevCommands } from './blockdev.js';
 import { blockJobCommands } from './block-job.js';
@@ -28,6 +29,7 @@ export const commands: readonly Command[] = [
   ...bitmapCommands,
   ...jobCommands,
   ...blockJobCommands,
+  ...backupCommands,
   ...queryBlockCommands,
 ];
 

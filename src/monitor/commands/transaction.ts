@@ -3,10 +3,13 @@ import type { Decl, Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 import type { Action } from '../actions/action.js';
 import { runActions } from '../actions/action.js';
+import * as backup from '../actions/backup.js';
 import * as bitmap from '../actions/bitmap.js';
 import * as snapshot from '../actions/snapshot.js';
+import { JobTransaction } from '../../job/transaction.js';
 import { defineCommand } from '../command.js';
 import { QmpError } from '../qmp-error.js';
+import * as backupTypes from '../types/backup.js';
 import * as bitmapTypes from '../types/bitmap.js';
 import * as snapshotTypes from '../types/snapshot.js';
 
@@ -25,6 +28,7 @@ const transactionAction = t.union('TransactionAction', 'type', {
     'BlockDirtyBitmapMergeWrapper',
     bitmapTypes.blockDirtyBitmapMerge,
   ),
+  'blockdev-backup': wrapped('BlockdevBackupWrapper', backupTypes.blockdevBackup),
   'blockdev-snapshot': wrapped('BlockdevSnapshotWrapper', snapshotTypes.blockdevSnapshot),
   'blockdev-snapshot-internal-sync': wrapped(
     'BlockdevSnapshotInternalWrapper',
@@ -34,11 +38,12 @@ const transactionAction = t.union('TransactionAction', 'type', {
     'BlockdevSnapshotSyncWrapper',
     snapshotTypes.blockdevSnapshotSync,
   ),
+  'drive-backup': wrapped('DriveBackupWrapper', backupTypes.driveBackup),
 });
 
 type TransactionAction = Infer<typeof transactionAction>;
 
-function actionOf(given: TransactionAction): Action {
+function actionOf(given: TransactionAction, group?: JobTransaction): Action {
   switch (given.type) {
     case 'abort':
       return () => {
@@ -56,6 +61,10 @@ function actionOf(given: TransactionAction): Action {
       return bitmap.disableBitmapAction(given.data);
     case 'block-dirty-bitmap-merge':
       return bitmap.mergeBitmapAction(given.data);
+    case 'blockdev-backup':
+      return backup.blockdevBackupAction(given.data, group);
+    case 'drive-backup':
+      return backup.driveBackupAction(given.data, group);
     case 'blockdev-snapshot':
       return snapshot.snapshotAction(given.data);
     case 'blockdev-snapshot-internal-sync':
@@ -66,7 +75,11 @@ function actionOf(given: TransactionAction): Action {
 }
 
 /** Only actions that start jobs can be grouped. */
-function refuseGrouped(type: string): Action {
+const groupable: ReadonlySet<string> = new Set(['blockdev-backup', 'drive-backup']);
+
+function groupedAction(given: TransactionAction, group: JobTransaction): Action {
+  const { type } = given;
+  if (groupable.has(type)) return actionOf(given, group);
   return () => {
     throw new QmpError(
       `Action '${type}' does not support transaction property completion-mode = grouped`,
@@ -93,9 +106,10 @@ const transaction = defineCommand({
   since: '1.1',
   run: (context, { actions, properties }) => {
     const grouped = properties?.['completion-mode'] === 'grouped';
+    const group = new JobTransaction();
     return runActions(
       context,
-      actions.map((each) => (grouped ? refuseGrouped(each.type) : actionOf(each))),
+      actions.map((each) => (grouped ? groupedAction(each, group) : actionOf(each))),
     );
   },
 });

@@ -1,6 +1,11 @@
 /** QMP's types of snapshots. */
 import { t } from '../../options/schema.js';
 
+export const newImageMode = t.enumOf('existing', 'absolute-paths', {
+  name: 'NewImageMode',
+  doc: 'existing: the file is there; absolute-paths: make it',
+});
+
 export const blockdevSnapshot = t.struct('BlockdevSnapshot', {
   node: t.str({ doc: 'node that gets an overlay' }),
   overlay: t.str({ doc: 'open node, without a backing file, that becomes it' }),
@@ -12,12 +17,7 @@ export const blockdevSnapshotSync = t.struct('BlockdevSnapshotSync', {
   'snapshot-file': t.str({ doc: 'file name of the overlay' }),
   'snapshot-node-name': t.optional(t.str({ doc: 'name of its node' })),
   format: t.optional(t.str({ doc: 'its format; default qcow2' })),
-  mode: t.optional(
-    t.enumOf('existing', 'absolute-paths', {
-      name: 'NewImageMode',
-      doc: 'existing: the file is there; absolute-paths: make it',
-    }),
-  ),
+  mode: t.optional(newImageMode),
 });
 
 export const blockdevSnapshotInternal = t.struct('BlockdevSnapshotInternal', {

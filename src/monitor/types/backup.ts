@@ -1,0 +1,59 @@
+/** QMP's types of backups and mirrors. */
+import type { Fields } from '../../options/schema.js';
+import { t } from '../../options/schema.js';
+import { blockdevOnError } from './job.js';
+import { newImageMode } from './snapshot.js';
+
+export const mirrorSyncMode = t.enumOf('top', 'full', 'none', 'incremental', 'bitmap', {
+  name: 'MirrorSyncMode',
+  doc: 'what is copied: all, what the topmost image holds, what a bitmap names, or new writes only',
+});
+
+const bitmapSyncMode = t.enumOf('on-success', 'never', 'always', {
+  name: 'BitmapSyncMode',
+  doc: 'when the bitmap is made to tell what is not in the backup',
+});
+
+const backupPerf = t.struct('BackupPerf', {
+  'use-copy-range': t.optional(t.bool({ doc: 'let the host copy; taken, and decided here' })),
+  'max-workers': t.optional(t.int({}, { doc: 'copies in flight; taken, and decided here' })),
+  'max-chunk': t.optional(t.int({}, { doc: 'bytes of one copy at most; 0: any' })),
+  'min-cluster-size': t.optional(
+    t.size({ doc: 'bytes that are copied at least, a power of two', since: '9.2' }),
+  ),
+});
+
+const common = {
+  'job-id': t.optional(t.str({ doc: 'ID of the job; default: name of the device' })),
+  device: t.str({ doc: 'device or node that is copied' }),
+  sync: mirrorSyncMode,
+  speed: t.optional(t.int({}, { doc: 'bytes a second; default 0: no limit' })),
+  bitmap: t.optional(t.str({ doc: 'name of a bitmap of the node' })),
+  'bitmap-mode': t.optional(bitmapSyncMode),
+  compress: t.optional(t.bool({ doc: 'store the data compressed', since: '2.8' })),
+  'on-source-error': t.optional(blockdevOnError),
+  'on-target-error': t.optional(blockdevOnError),
+  'auto-finalize': t.optional(
+    t.bool({ doc: 'take effect without job-finalize; default true', since: '2.12' }),
+  ),
+  'auto-dismiss': t.optional(
+    t.bool({ doc: 'forget the job when it is concluded; default true', since: '2.12' }),
+  ),
+  'filter-node-name': t.optional(t.str({ doc: 'name of the node that the job puts in' })),
+  'discard-source': t.optional(
+    t.bool({ doc: 'discard in the source what was copied', since: '9.1' }),
+  ),
+  'x-perf': t.optional(backupPerf),
+} satisfies Fields;
+
+export const blockdevBackup = t.struct('BlockdevBackup', {
+  ...common,
+  target: t.str({ doc: 'device or node that is written' }),
+});
+
+export const driveBackup = t.struct('DriveBackup', {
+  ...common,
+  target: t.str({ doc: 'file name of the image that is written' }),
+  format: t.optional(t.str({ doc: 'its format; default: that of the source' })),
+  mode: t.optional(newImageMode),
+});
