@@ -1,5 +1,6 @@
 /** The list of devices. A new device is a folder in `device/` and a line here. */
 import type { DeviceType } from '../device/bus/device.js';
+import { ich9AhciDevice } from '../device/ich9-ahci/device.js';
 import { ideCdDevice } from '../device/ide-cd/device.js';
 import { ideHdDevice } from '../device/ide-hd/device.js';
 import { piix3IdeDevice } from '../device/piix3-ide/device.js';
@@ -7,6 +8,7 @@ import { virtioBlkPciDevice } from '../device/virtio-blk-pci/device.js';
 
 export const deviceTypes: readonly DeviceType[] = [
   piix3IdeDevice,
+  ich9AhciDevice,
   ideHdDevice,
   ideCdDevice,
   virtioBlkPciDevice,
@@ -14,5 +16,6 @@ export const deviceTypes: readonly DeviceType[] = [
 
 /** Other names of devices. */
 export const deviceAliases: Readonly<Record<string, string>> = {
+  ahci: 'ich9-ahci',
   'virtio-blk': 'virtio-blk-pci',
 };

@@ -187,6 +187,7 @@ export class Machine {
   async start(): Promise<void> {
     this.#chipset.attach(this.pci);
     if (this.type === 'pc') await this.#addOwn({ driver: 'piix3-ide', addr: '1.1' });
+    else await this.#addOwn({ driver: 'ich9-ahci', addr: '1f.2' });
     this.#settle();
     for (const device of this.devices) device.reset();
     this.#chipset.reset();

@@ -103,6 +103,8 @@ export class IdeCd implements Device {
           cd.mediumChanged(isInserted);
         },
         moveTray: (open) => {
+          // What came in while the tray was open is new to the guest when it closes.
+          if (open !== cd.isTrayOpen) cd.mediumChanged(!open && backend.isInserted);
           cd.moveTray(open);
         },
       },

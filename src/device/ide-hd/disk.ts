@@ -159,7 +159,7 @@ export class AtaDisk implements IdeModel {
   #initializeParameters(): boolean {
     const { regs } = this.#unit;
     const heads = (regs.device & 15) + 1;
-    const sectors = regs.count;
+    const sectors = regs.count & 0xff;
     if (sectors === 0) return false;
     const cylinders = Math.min(65535, Math.floor(this.#transfers.sectors / (heads * sectors)));
     this.#transfers.geometry = { cylinders, heads, sectors };
@@ -207,7 +207,7 @@ export class AtaDisk implements IdeModel {
         backend.writeCache = false;
         return this.#flush();
       case 0x03:
-        return this.#setMode(regs.count >> 3, regs.count & 7);
+        return this.#setMode((regs.count & 0xff) >> 3, regs.count & 7);
       case 0x05: // power management, acoustics, look-ahead, defaults: nothing to change
       case 0x42:
       case 0x55:

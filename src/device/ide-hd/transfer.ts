@@ -63,7 +63,7 @@ export class DiskTransfers {
   /** What the registers address; undefined: it is not all on the disk. */
   #extent(wide: boolean): Extent | undefined {
     const { regs } = this.#unit;
-    const given = wide ? regs.previous.count * 0x100 + regs.count : regs.count;
+    const given = wide ? regs.previous.count * 0x100 + (regs.count & 0xff) : regs.count;
     const count = given === 0 ? (wide ? 0x1_0000 : 0x100) : given;
     const lba = this.address(wide);
     if (lba === undefined || lba + count > this.sectors) return undefined;
@@ -265,9 +265,10 @@ export class DiskTransfers {
   /** DATA SET MANAGEMENT with TRIM: 8-byte ranges by DMA. */
   trim(): boolean {
     const { regs } = this.#unit;
-    const wide = regs.previous.count * 0x100 + regs.count;
+    const low = regs.count & 0xff;
+    const wide = regs.previous.count * 0x100 + low;
     // The upper half may be what an older command left there.
-    const blocks = wide > MAX_TRIM_BLOCKS ? regs.count : wide;
+    const blocks = wide > MAX_TRIM_BLOCKS ? low : wide;
     if (blocks === 0 || blocks > MAX_TRIM_BLOCKS || this.#drive.isReadOnly) return false;
     const unit = this.#unit;
     unit.dma('from-guest', (engine) => {

@@ -10,6 +10,7 @@
  *      are under way go on to the sectors that they were for, and nothing else.
  *  I3  At most one command is in work; others are ignored while BSY or DRQ is set.
  */
+import type { Drive } from '../drive.js';
 import { Abandoned } from '../drive.js';
 import type { DmaDirection } from '../../../virtio/guest-buffer.js';
 import type { GuestMemory, GuestRange } from '../../../host/guest-memory.js';
@@ -33,6 +34,7 @@ export const IdeError = {
 /** Registers of the command block; `previous` holds what was written before (48-bit commands). */
 export interface TaskFile {
   feature: number;
+  /** 8 bits by ports; by a FIS 16, the upper ones also in `previous`. */
   count: number;
   low: number;
   mid: number;
@@ -53,6 +55,8 @@ export interface IdeModel {
   readonly signature: Signature;
   /** Carries out a command; false: unknown, or not for this kind. */
   command(code: number): boolean;
+  /** Where queued commands (NCQ) go; absent: there are none. */
+  readonly drive?: Drive;
   /** Software or hardware reset: what is under way is given up. */
   reset(): void;
 }
