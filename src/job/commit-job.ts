@@ -114,6 +114,12 @@ class Commit implements JobWork {
       // A base that lacks a piece would be no base.
       ignored: () => 'again',
     });
+    // Behind the end of a short image the one above reads zeroes, not what a longer base holds.
+    const seen = Math.min(this.#options.node.size, base.size);
+    for (let from = end; from < seen; from += CHUNK) {
+      await job.pausePoint();
+      await target.writeZeroes(from, Math.min(CHUNK, seen - from));
+    }
   }
 
   async prepare(): Promise<void> {
