@@ -10,11 +10,12 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { convertJobs } from './jobs/convert.mjs';
 import { metadataJobs } from './jobs/metadata.mjs';
+import { daemonJobs } from './jobs/daemon.mjs';
 import { nbdJobs } from './jobs/nbd.mjs';
 import { requestJobs } from './jobs/requests.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const jobs = [...convertJobs, ...metadataJobs, ...requestJobs, ...nbdJobs];
+const jobs = [...convertJobs, ...metadataJobs, ...requestJobs, ...nbdJobs, ...daemonJobs];
 
 const help = `npm run bench -- [OPTIONS] [NAME…]
   NAME          run only the rows whose name contains one of the words

@@ -6,10 +6,11 @@ import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 
 const MIB = 1024 * 1024;
-const IMAGE = 'nbd.raw';
+export const NBD_IMAGE = 'nbd.raw';
+const IMAGE = NBD_IMAGE;
 
 /** 2 GiB of data that does not compress. */
-function nbdImage({ dir }) {
+export function nbdImage({ dir }) {
   const args = ['if=/dev/urandom', `of=${join(dir, IMAGE)}`, 'bs=1M', 'count=2048', 'status=none'];
   spawnSync('dd', args);
   mkdirSync(join(dir, 'psk'));
@@ -72,7 +73,7 @@ async function serverUri(tool, context, way) {
 }
 
 /** Milliseconds of a client. */
-function client(command, args) {
+export function client(command, args) {
   return new Promise((resolve, reject) => {
     const before = performance.now();
     const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
@@ -99,7 +100,7 @@ function job(name, way, command) {
   };
 }
 
-const fio = (rw, size, depth, mib) => (uri) => [
+export const fio = (rw, size, depth, mib) => (uri) => [
   'fio',
   [
     ...['--name=nbd', '--ioengine=nbd', `--uri=${uri}`, `--rw=${rw}`, `--bs=${size}`],

@@ -224,7 +224,7 @@ export class BlockExports {
         }
         const bitmap = other.dirtyBitmaps.get(each.name);
         if (bitmap === undefined) throw new QmpError(`Dirty bitmap '${each.name}' not found`);
-        return usable(other, bitmap, writable);
+        return usable(bitmap);
       }),
     });
   }
@@ -238,12 +238,17 @@ function tooLong(text: string): boolean {
 function findBitmap(top: BlockNode, name: string, writable: boolean): DirtyBitmap {
   for (let node: BlockNode | undefined = top; node !== undefined; node = below(node)) {
     const found = node.dirtyBitmaps.get(name);
-    if (found !== undefined) return usable(node, found, writable);
+    if (found === undefined) continue;
+    const bitmap = usable(found);
+    if (!writable && !node.readOnly && bitmap.enabled) {
+      throw new QmpError(`Enabled bitmap '${name}' incompatible with readonly export`);
+    }
+    return bitmap;
   }
   throw new QmpError(`Bitmap '${name}' is not found`);
 }
 
-function usable(node: BlockNode, bitmap: DirtyBitmap, writable: boolean): DirtyBitmap {
+function usable(bitmap: DirtyBitmap): DirtyBitmap {
   const { name } = bitmap;
   if (bitmap.busy) {
     const what = 'is currently in use by another operation and cannot be used';
@@ -251,9 +256,6 @@ function usable(node: BlockNode, bitmap: DirtyBitmap, writable: boolean): DirtyB
   }
   if (bitmap.inconsistent) {
     throw new QmpError(`Bitmap '${name}' is inconsistent and cannot be used`);
-  }
-  if (!writable && !node.readOnly && bitmap.enabled) {
-    throw new QmpError(`Enabled bitmap '${name}' incompatible with readonly export`);
   }
   return bitmap;
 }
