@@ -74,6 +74,28 @@ async function addRun(image: Qcow2Image, run: ClusterRun): Promise<void> {
   if (refcounts.cache.isPressed) await image.writeback.run();
 }
 
+/**
+ * Everything that `l1` reaches is counted. Throws EINVAL, or EFBIG behind what can be counted,
+ * where that is not so: a reference could not be given back there.
+ */
+export async function requireReferences(image: Qcow2Image, l1: DataView): Promise<void> {
+  const { refcounts, g } = image;
+  for await (const { first, count } of reachableRuns(image, l1)) {
+    for (let at = first; at < first + count; at++) {
+      const index = refcounts.blockIndex(at);
+      if (index >= Limit.maxReftableBytes / 8) throw new BlockError('EFBIG');
+      let block = refcounts.tryBlock(index);
+      if (block === undefined) {
+        await refcounts.block(index);
+        block = refcounts.tryBlock(index);
+      }
+      const inBlock = at % g.refcountBlockEntries;
+      if (block === undefined || block === null) throw new BlockError('EINVAL');
+      if (refcounts.codec.get(block.view, inBlock) === 0) throw new BlockError('EINVAL');
+    }
+  }
+}
+
 /** Undoes the first `count` steps of addReferences, and sets flags right again. */
 async function takeBack(image: Qcow2Image, l1: DataView, count: number): Promise<void> {
   let left = count;

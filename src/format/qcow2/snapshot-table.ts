@@ -72,6 +72,8 @@ export interface TableRepair {
   report(line: string): void;
 }
 
+/** Bytes after which the table ends for QEMU, whatever will be cut away. */
+const MAX_READ = 0x7fff_ffff;
 const utf8 = new TextDecoder();
 /** Bytes of an entry of the newest format, without id, name and unknown extra data. */
 const FULL_LENGTH = SNAPSHOT_FIXED_LENGTH + SNAPSHOT_EXTRA_LENGTH;
@@ -111,7 +113,7 @@ export async function readSnapshotTable(
     const name = (await reader.take(fields.name_size)).slice();
     reader.align(8);
     kept += reader.position - start - (fields.extra_data_size - extraBytes);
-    if (kept > Limit.maxSnapshotTableBytes) {
+    if (kept > Limit.maxSnapshotTableBytes || reader.position - place.offset > MAX_READ) {
       const rest = place.count - i;
       if (repair === undefined) throw tableTooBig(rest);
       repair.report(`Discarding ${rest} overhanging snapshots (snapshot table is too big)`);

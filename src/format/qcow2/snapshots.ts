@@ -16,7 +16,13 @@ import { switchHeader } from './header-switch.js';
 import type { Qcow2Image } from './image.js';
 import { Limit } from './layout.js';
 import { readSnapshotL1 } from './snapshot-l1.js';
-import { addReferences, clearL1Flags, dropReferences, refreshFlags } from './snapshot-refs.js';
+import {
+  addReferences,
+  clearL1Flags,
+  dropReferences,
+  refreshFlags,
+  requireReferences,
+} from './snapshot-refs.js';
 import {
   findByIdAndName,
   findByKey,
@@ -149,9 +155,10 @@ async function applyLocked(image: Qcow2Image, key: string): Promise<void> {
   bytes.set(saved);
   const view = new DataView(bytes.buffer);
   clearL1Flags(view);
+  const old = { view: new DataView(l1.bytes.slice().buffer), offset: l1.offset };
+  await requireReferences(image, old.view);
   const clusters = clustersFor(g, bytes.length);
   const host = clusters === 0 ? 0 : await alloc.allocate(clusters);
-  const old = { view: new DataView(l1.bytes.slice().buffer), offset: l1.offset };
   let shared = false;
   try {
     await addReferences(image, view);

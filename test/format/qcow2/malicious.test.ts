@@ -160,3 +160,32 @@ describe('malicious tables', () => {
     });
   });
 });
+
+describe('snapshots that lie', () => {
+  const facts = { dateSec: 1, dateNsec: 0, vmStateSize: 0, vmClockNsec: 0n, icount: 0n, name: 'b' };
+
+  it('an L1 table of 32 GiB is met by whatever is written behind its beginning', async () => {
+    const image = await broken((set, { snapshots }) => {
+      set(snapshots + 8, 0xffff_ffff_0001_0005n);
+    });
+    const open = await openImage(image);
+    expect(await failureCode(open.backend.node.instance.snapshots!.create(facts))).toBe('EIO');
+    await open.backend.close().catch(() => undefined);
+    await open.graph.close();
+  });
+
+  it('none is applied while the active state reaches what is not counted', async () => {
+    const image = await broken((set, { l2 }) => {
+      // Compressed data behind the end of the file.
+      set(l2 + 8, (1n << 62n) | (512n * 1024n * 1024n));
+    });
+    const open = await openImage(image);
+    const before = image.files.bytesOf(imagePath).slice(0, CLUSTER);
+    const { snapshots } = open.backend.node.instance;
+    const [first] = await snapshots!.list();
+    expect(await failureCode(snapshots!.apply(first!.id))).toBe('EINVAL');
+    expect(Buffer.compare(image.files.bytesOf(imagePath).slice(0, CLUSTER), before)).toBe(0);
+    await open.backend.close().catch(() => undefined);
+    await open.graph.close();
+  });
+});
