@@ -9,6 +9,7 @@ import { chardevCommands } from './chardev.js';
 import { controlCommands } from './control.js';
 import { exportCommands } from './export.js';
 import { jobCommands } from './job.js';
+import { mirrorCommands } from './mirror.js';
 import { nodeCommands } from './node.js';
 import { objectCommands } from './object.js';
 import { queryBlockCommands } from './query-block.js';
@@ -30,6 +31,7 @@ export const commands: readonly Command[] = [
   ...jobCommands,
   ...blockJobCommands,
   ...backupCommands,
+  ...mirrorCommands,
   ...queryBlockCommands,
 ];
 

@@ -1,0 +1,216 @@
+// Goal: a mirror's target holds all that the disk does when the job is ready and completes,
+// whatever guests write meanwhile, and then is what they use. Method: jobs on simulated files that
+// complete in random order, beside writers whose every byte is accounted for; failures, cancels.
+import { describe, expect, it } from 'vitest';
+import type { BlockNode } from '../../src/block/node.js';
+import type { Backend, BlockGraph } from '../../src/index.js';
+import { Iov, Perm } from '../../src/index.js';
+import type { Job } from '../../src/job/job.js';
+import { JobList } from '../../src/job/job-list.js';
+import type { MirrorOptions } from '../../src/job/mirror.js';
+import { startMirror } from '../../src/job/mirror.js';
+import type { FakeClock } from '../support/index.js';
+import {
+  failure,
+  FakeFiles,
+  fakeHost,
+  filled,
+  Random,
+  readBytes,
+  same,
+  seededRandom,
+  testGraph,
+} from '../support/index.js';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+const C = 64 * KiB;
+const flags = { writable: true, unmap: true };
+const guestPerms = { perm: Perm.consistentRead | Perm.write, shared: Perm.all };
+
+interface Lab {
+  readonly graph: BlockGraph;
+  readonly files: FakeFiles;
+  readonly clock: FakeClock;
+  readonly events: string[];
+  readonly source: BlockNode;
+  readonly target: BlockNode;
+  readonly guest: Backend;
+  readonly old: Uint8Array;
+  mirror(options?: Partial<MirrorOptions>): Promise<Job>;
+}
+
+async function lab(random = new Random(1), bytes = MiB): Promise<Lab> {
+  const files = new FakeFiles({ seed: random.uint32(), reorder: true });
+  const old = random.bytes(bytes);
+  files.put('/source', old);
+  files.put('/target', random.bytes(bytes));
+  const host = fakeHost({ files });
+  const { clock } = host;
+  const graph = testGraph({ host });
+  const open = (name: string): Promise<BlockNode> => {
+    const file = { driver: 'file', filename: `/${name}` };
+    return graph.open({ options: { driver: 'raw', 'node-name': name, file }, flags });
+  };
+  const source = await open('source');
+  const target = await open('target');
+  const guest = await graph.openBackend({ reference: 'source', flags }, guestPerms);
+  const events: string[] = [];
+  const jobs = new JobList({
+    clock,
+    emit: (name, data) => {
+      events.push(name === 'JOB_STATUS_CHANGE' ? String(data['status']) : name);
+    },
+  });
+  const mirror = (options: Partial<MirrorOptions> = {}): Promise<Job> =>
+    startMirror(jobs, { id: 'j', source, target, sync: 'full', ...options });
+  return { graph, files, clock, events, source, target, guest, old, mirror };
+}
+
+async function until(made: Lab, what: string, reached: () => boolean): Promise<void> {
+  for (let i = 0; i < 5000 && !reached(); i++) await made.clock.advance(20);
+  if (!reached()) throw new Error(`never ${what}; events: ${made.events.join(' ')}`);
+}
+
+const isOver = (job: Job) => (): boolean => job.status === 'null';
+
+async function contentOf(made: Lab, name: string): Promise<Uint8Array> {
+  const disk = await made.graph.openBackend({ reference: name });
+  try {
+    return await readBytes(disk, 0, disk.size);
+  } finally {
+    await disk.detach();
+  }
+}
+
+describe('a mirror', () => {
+  it.each(['background', 'write-blocking'] as const)(
+    'gets ready and its target takes the place of the disk (%s)',
+    async (copyMode) => {
+      const made = await lab(new Random(1), MiB + 512);
+      const job = await made.mirror({ copyMode });
+      await until(made, 'ready', () => job.isReady);
+      await made.guest.write(5 * C + 5, filled(10, 7));
+      expect(job.blockJobInfo()).toMatchObject({ 'actively-synced': copyMode !== 'background' });
+      await job.complete();
+      await until(made, 'over', isOver(job));
+      expect(made.guest.node).toBe(made.target);
+      made.old.fill(7, 5 * C + 5, 5 * C + 15);
+      same(await contentOf(made, 'target'), made.old);
+      same(await contentOf(made, 'source'), made.old);
+      expect(made.events.join(' ')).toBe(
+        'created running ready BLOCK_JOB_READY waiting pending BLOCK_JOB_COMPLETED concluded null',
+      );
+    },
+  );
+
+  it('completes without taking its place when it is cancelled in the soft way', async () => {
+    const made = await lab();
+    const job = await made.mirror();
+    await until(made, 'ready', () => job.isReady);
+    await job.cancelByUser(false);
+    await until(made, 'over', isOver(job));
+    expect(made.guest.node).toBe(made.source);
+    expect(made.events).toContain('BLOCK_JOB_COMPLETED');
+    same(await contentOf(made, 'target'), made.old);
+  });
+
+  it('is gone when it is cancelled by force', async () => {
+    const made = await lab();
+    const job = await made.mirror({ speed: 4 * C });
+    await job.cancelByUser(true);
+    await until(made, 'over', isOver(job));
+    expect(made.events.slice(-3)).toEqual(['BLOCK_JOB_CANCELLED', 'concluded', 'null']);
+    expect(made.guest.node).toBe(made.source);
+    expect([made.source.parents.size, made.target.parents.size]).toEqual([1, 0]);
+  });
+
+  it('copies only what is written from now on', async () => {
+    const made = await lab();
+    const before = await contentOf(made, 'target');
+    const job = await made.mirror({ sync: 'none' });
+    await until(made, 'ready', () => job.isReady);
+    await made.guest.write(2 * C, filled(C, 7));
+    await job.complete();
+    await until(made, 'over', isOver(job));
+    before.fill(7, 2 * C, 3 * C);
+    same(await contentOf(made, 'target'), before);
+  });
+
+  it('tells what is wrong and changes nothing', async () => {
+    const made = await lab();
+    const texts = [
+      [{ target: made.source }, "Can't mirror node into itself"],
+      [{ id: '1' }, "Invalid job ID '1'"],
+      [{ speed: -1 }, "Parameter 'speed' expects a non-negative value"],
+      [{ granularity: 100 }, "Parameter 'granularity' expects a value in range [512B, 64MB]"],
+      [{ granularity: 3000 }, "Parameter 'granularity' expects a power of 2"],
+      [{ filterName: 'source' }, "Duplicate nodes with node-name='source'"],
+    ] as const;
+    for (const [options, text] of texts) {
+      expect(await failure(made.mirror(options))).toBe(text);
+      expect(made.guest.node).toBe(made.source);
+      expect(made.source.parents.size).toBe(1);
+      expect(made.source.opBlockers.size).toBe(0);
+    }
+  });
+});
+
+describe('beside writes', () => {
+  it('jobs pause, fail, are cancelled, complete; each byte is accounted for', async () => {
+    const random = seededRandom();
+    const bytes = 2 * MiB + 512;
+    const made = await lab(random, bytes);
+    const model = made.old.slice();
+    let [from, to] = [made.source, made.target];
+    for (let round = 0; round < 6; round++) {
+      const fails = random.chance(0.3);
+      if (fails) {
+        const fault = { op: 'write', path: `/${to.name}`, code: 'EIO', times: 1 } as const;
+        made.files.inject({ ...fault, skip: random.int(0, 5) });
+      }
+      const job = await made.mirror({
+        id: `j${round}`,
+        source: from,
+        target: to,
+        copyMode: random.pick(['background', 'write-blocking']),
+        granularity: random.pick([512, 4096, C, MiB]),
+        onTargetError: random.pick(['report', 'stop', 'ignore']),
+      });
+      let stop = false;
+      const writer = async (start: number, end: number): Promise<void> => {
+        for (let i = 0; !stop && i < 200; i++) {
+          const offset = random.int(start, end - 1);
+          const n = random.int(1, Math.min(end - offset, random.pick([100, 5000, 3 * C])));
+          const data = random.bytes(n);
+          if (random.chance(0.8)) await made.guest.write(offset, Iov.of(data));
+          else await made.guest.writeZeroes(offset, data.fill(0).byteLength);
+          model.set(data, offset);
+        }
+      };
+      const writing = Promise.all([writer(0, MiB + 100), writer(MiB + 100, bytes)]);
+      const way = random.pick(['complete', 'complete', 'soft', 'force']);
+      if (way === 'force') await made.clock.advance(random.int(0, 30));
+      else {
+        await until(made, 'ready or over', () => {
+          if (job.isUserPaused) job.resumeByUser();
+          return job.isReady || isOver(job)();
+        });
+      }
+      if (!isOver(job)()) {
+        if (way === 'complete') await job.complete();
+        else await job.cancelByUser(way === 'force');
+      }
+      await until(made, 'over', () => {
+        if (job.isUserPaused) job.resumeByUser();
+        return isOver(job)();
+      });
+      stop = true;
+      await writing;
+      made.files.faults.splice(0);
+      same(await readBytes(made.guest, 0, bytes), model, `guest after round ${round} (${way})`);
+      if (made.guest.node === to) [from, to] = [to, from];
+      expect(made.guest.node).toBe(from);
+    }
+  });
+});
