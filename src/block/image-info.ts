@@ -70,6 +70,7 @@ const withoutFacts = new Set([
   'nbd',
   'memory',
   'bochs',
+  'cloop',
   'parallels',
   'quorum',
   'blkverify',

@@ -17,6 +17,7 @@ import { quorumDriver } from '../filter/quorum.js';
 import { snapshotAccessDriver } from '../filter/snapshot-access.js';
 import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
+import { cloopDriver } from '../format/cloop/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { parallelsDriver } from '../format/parallels/driver.js';
 import { qcowDriver } from '../format/qcow/driver.js';
@@ -43,6 +44,7 @@ export const drivers: readonly Driver[] = [
   qcow2Driver,
   luksDriver,
   bochsDriver,
+  cloopDriver,
   vpcDriver,
   vdiDriver,
   vhdxDriver,
