@@ -1,5 +1,5 @@
 /**
- * Format `cloop`: compressed loop images (version 2.0, zlib), as they carried live systems, to read.
+ * Format `cloop`: compressed loop images (version 2.0, zlib), which carried live systems, to read.
  * A header, offsets of the compressed blocks, the blocks: see header.ts.
  *
  * Invariant C1: the header is checked before anything is allocated by its sizes, and the offsets

@@ -60,12 +60,12 @@ export function parseOffsets(table: Uint8Array): Float64Array {
   for (let i = 0; i < offsets.length; i++) {
     const offset = Number(view.getBigUint64(i * 8));
     const before = offsets[i - 1] ?? offset;
-    if (offset < before || !Number.isSafeInteger(offset)) {
+    if (offset < before) {
       throw invalid(
         `offsets not monotonically increasing at index ${String(i)}, image file is corrupt`,
       );
     }
-    if (offset - before > MAX_PACKED) {
+    if (offset - before > MAX_PACKED || !Number.isSafeInteger(offset)) {
       throw invalid(`invalid compressed block size at index ${String(i)}, image file is corrupt`);
     }
     offsets[i] = offset;
