@@ -34,3 +34,20 @@ export function deviceHelp(type: DeviceType): string {
   });
   return [`${type.name} options:`, ...lines.sort(), ''].join('\n');
 }
+
+/** The reference of devices in Markdown. */
+export function deviceReference(types: readonly DeviceType[]): string {
+  const parts = types.map((type) => {
+    const place = type.bus === 'System' ? '' : `, on a bus of the kind ${type.bus}`;
+    const own = type.userCreatable ? '' : ' It comes with the machine only.';
+    const rows = describeFields(type.properties).map((row) => {
+      const value = row.default === undefined ? '' : `, default ${row.default}`;
+      const doc = row.meta.doc === undefined ? '' : `: ${row.meta.doc}`;
+      return `- \`${row.name}\` (${row.type.replaceAll('|', ', ')}${value})${doc}`;
+    });
+    return [`### ${type.name}`, '', `${type.description}${place}.${own}`, '', ...rows, ''].join(
+      '\n',
+    );
+  });
+  return `${parts.join('\n').trimEnd()}\n`;
+}

@@ -62,6 +62,8 @@ export interface MachineInit {
   readonly isPaused?: boolean;
   /** Events for monitors: BLOCK_IO_ERROR, DEVICE_TRAY_MOVED. */
   readonly emit?: (name: string, data: Readonly<Record<string, unknown>>) => void;
+  /** A device that was taken out had this drive, which goes with it. */
+  readonly onDriveLeft?: (drive: Backend) => Promise<void>;
   /** The guest stopped or goes on, whoever caused it. */
   readonly onRunState?: (isRunning: boolean, reason: PauseReason) => void;
 }
@@ -291,7 +293,11 @@ export class Machine {
       const slot = device.pciSlot?.();
       if (slot === undefined || (slots & (1 << slot)) === 0) continue;
       this.#leaving.delete(device);
+      const drive = device.drive?.backend;
       await this.removeDevice(device);
+      if (drive !== undefined && this.graph.backends.get(drive.name) === drive) {
+        await this.#init.onDriveLeft?.(drive);
+      }
       const name = device.id === undefined ? {} : { device: device.id };
       this.#init.emit?.('DEVICE_DELETED', {
         ...name,

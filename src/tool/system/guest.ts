@@ -139,6 +139,7 @@ export async function makeMachine(init: GuestInit): Promise<Machine> {
     emit: (name, data) => {
       daemon.emit(name, data);
     },
+    onDriveLeft: (drive) => control.removeDrive(drive.name),
     onRunState: (isRunning, reason) => {
       control.machineRuns(isRunning, reason);
     },
