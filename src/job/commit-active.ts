@@ -110,12 +110,12 @@ class ActiveCommit implements JobWork {
 
   async #copyDirty(job: JobControl, copy: ChainCopy): Promise<void> {
     let at = 0;
+    job.progress.total = job.progress.done + this.#dirty.dirtyBytes;
     await doPieces(job, {
       next: async () => {
         const range = this.#take(at);
         if (range === undefined) return undefined;
         at = range.offset + range.bytes;
-        job.progress.total = Math.max(job.progress.total, job.progress.done);
         return { ...range, copy: true };
       },
       copy: ({ offset, bytes }) => copy.copy(offset, bytes),
