@@ -198,6 +198,20 @@ export class QcowImage {
     if (this.map.isFull) await this.map.store();
   }
 
+  /** Forgets all data (`commit` empties the overlay): an empty L1 table, and nothing behind it. */
+  async makeEmpty(): Promise<void> {
+    await this.map.store();
+    const { l1_table_offset: start } = this.fields;
+    const bytes = this.map.l1Entries * ENTRY_BYTES;
+    await this.file.writeZeroes(start, bytes);
+    await this.file.flush();
+    this.map.forget(new Uint8Array(bytes));
+    this.#kept = undefined;
+    await this.#growth.settled();
+    await this.file.truncate(start + bytes, { exact: false });
+    this.#growth.shrunk(start + bytes);
+  }
+
   settledGrowth(): Promise<void> {
     return this.#growth.settled();
   }

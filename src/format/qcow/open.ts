@@ -101,6 +101,10 @@ class QcowInstance implements DriverInstance {
     return this.#image.disk.writeZeroes(offset, bytes, flags);
   }
 
+  makeEmpty(): Promise<void> {
+    return this.#image.makeEmpty();
+  }
+
   flushToOs(): Promise<void> {
     return this.#image.map.store();
   }

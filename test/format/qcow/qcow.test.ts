@@ -104,6 +104,21 @@ it('the last cluster may be short, and compressed all the same', async () => {
   await next.detach();
 });
 
+it('an image that was emptied holds nothing, and is written to again', async () => {
+  const files = await sound();
+  const disk = await open(files, { writable: true });
+  expect(await readBytes(disk, 4 * KiB, 512)).toEqual(new Uint8Array(512).fill(2));
+  await disk.node.instance.makeEmpty?.();
+  expect(await readBytes(disk, 0, 8 * KiB)).toEqual(new Uint8Array(8 * KiB));
+  await disk.write(8 * KiB, filled(512, 7));
+  await disk.detach();
+  const next = await open(files);
+  const expected = new Uint8Array(16 * KiB);
+  expected.fill(7, 8 * KiB, 8 * KiB + 512);
+  expect(await readBytes(next, 0, 16 * KiB)).toEqual(expected);
+  await next.detach();
+});
+
 it('images cannot be empty, and only AES encrypts them', async () => {
   const make = (size: number, options: string) =>
     failure(makeImage(new FakeFiles(), { format: 'qcow', size, options }));
