@@ -6,7 +6,7 @@
  * an answer that rests on an entry which may have gone is verified against L1 or refcount table.
  */
 import type { Qcow2Image } from './image.js';
-import { Entry } from './layout.js';
+import { Entry, Limit } from './layout.js';
 import { Overlap } from './options.js';
 import { readSnapshotL1 } from './snapshot-l1.js';
 import { roundDown } from './units.js';
@@ -126,8 +126,11 @@ export class OverlapChecker {
     }
     if ((checks & Overlap.inactiveL1) !== 0) {
       for (const s of snapshots) {
-        // One that is too long to be true meets all behind it: nothing can be written then.
-        if (meets(s.l1Offset, s.l1Size * 8)) return Overlap.inactiveL1;
+        // One that is too long to be true meets all behind it: nothing can be written then. Where
+        // inactive L2 tables are looked at, too, that table is refused by itself.
+        const bytes = s.l1Size * 8;
+        if (bytes > Limit.maxL1Bytes && (checks & Overlap.inactiveL2) !== 0) continue;
+        if (meets(s.l1Offset, bytes)) return Overlap.inactiveL1;
       }
     }
     const bitmaps = header.extensions.bitmaps;
