@@ -197,3 +197,12 @@ export async function isAllocatedAbove(
   const s = await chainStatus(top, base, offset, bytes, false);
   return { allocated: s.allocated, bytes: s.bytes, depth: s.depth };
 }
+
+/**
+ * What a header says of the format of a backing file. `mask`: a node of a bare protocol is told as
+ * raw, for a protocol's name there says nothing to those who open the file by its name.
+ */
+export function headerFormat(node: BlockNode, mask: boolean): string {
+  const { driver } = skipFilters(node);
+  return mask && driver.kind === 'protocol' ? 'raw' : driver.name;
+}

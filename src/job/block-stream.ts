@@ -14,7 +14,7 @@ import type { BlockGraph } from '../block/graph.js';
 import { freezeChain, insertFilter, removeFilter, setBacking } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { reopenNode } from '../block/reopen.js';
-import { below, chainStatus, skipFilters } from '../block/status.js';
+import { below, chainStatus, headerFormat, skipFilters } from '../block/status.js';
 import { Perm, Req } from '../block/types.js';
 import { copyOnReadDriver } from '../filter/copy-on-read.js';
 import { Iov } from '../lib/iov.js';
@@ -45,6 +45,8 @@ export interface StreamOptions extends StartOptions {
   readonly bottom?: BlockNode | undefined;
   /** Name of the new backing file in the header; default: that of the base. */
   readonly backingFile?: string | undefined;
+  /** The header names the format `raw` where the backing file is a node of a protocol. */
+  readonly maskProtocol?: boolean | undefined;
 }
 
 /** Bytes that are copied at a time. */
@@ -135,7 +137,7 @@ class Stream implements JobWork {
     await image.flush();
     await image.instance.changeBackingFile(
       named === undefined ? null : (backingFile ?? null),
-      named?.driver.name ?? null,
+      named === undefined ? null : headerFormat(named, this.#options.maskProtocol === true),
     );
     await setBacking(image, base);
   }

@@ -11,7 +11,7 @@ import type { BlockGraph } from '../block/graph.js';
 import { freezeChain, insertFilter, removeFilter, setBacking } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { reopenNode } from '../block/reopen.js';
-import { below, chainStatus, skipFilters } from '../block/status.js';
+import { below, chainStatus, headerFormat, skipFilters } from '../block/status.js';
 import { Perm } from '../block/types.js';
 import { commitTopDriver } from '../filter/job-filters.js';
 import { Iov } from '../lib/iov.js';
@@ -32,6 +32,8 @@ export interface CommitJobOptions extends StartOptions {
   readonly base: BlockNode;
   /** Name of the base for the header above; default: its own. */
   readonly backingFile?: string | undefined;
+  /** The header names the format `raw` where the backing file is a node of a protocol. */
+  readonly maskProtocol?: boolean | undefined;
 }
 
 /** Bytes that are copied at a time. */
@@ -137,7 +139,8 @@ class Commit implements JobWork {
       for (const edge of overlays) {
         const image = edge.parent.asNode;
         if (image === undefined) continue;
-        await rename(image, backingFile, skipFilters(base).driver.name);
+        const format = headerFormat(base, this.#options.maskProtocol === true);
+        await rename(image, backingFile, format);
         await setBacking(image, base);
       }
       // Whoever else uses the filter goes on with the base, which reads the same.

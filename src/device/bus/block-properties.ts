@@ -152,13 +152,13 @@ export interface ClaimHow {
  * Takes a backend with a device's properties: permissions, error policies, write cache. Throws
  * BlockError; then the backend is free as before.
  */
-export function claimDrive(
+export async function claimDrive(
   backend: Backend,
   context: DeviceContext,
   properties: BlockProperties & Partial<ErrorProperties>,
   how: ClaimHow,
 ): Promise<Drive> {
-  return Drive.claim({
+  const drive = await Drive.claim({
     backend,
     context,
     user: how.user,
@@ -170,4 +170,8 @@ export function claimDrive(
     werror: properties.werror ?? 'auto',
     writeCache: properties['write-cache'],
   });
+  const { 'account-invalid': invalid, 'account-failed': failed } = properties;
+  if (invalid !== 'auto') backend.accounting.accountInvalid = invalid === 'on';
+  if (failed !== 'auto') backend.accounting.accountFailed = failed === 'on';
+  return drive;
 }

@@ -129,6 +129,7 @@ const blockStream = defineCommand({
       node,
       ...range,
       backingFile,
+      maskProtocol: args['backing-mask-protocol'],
     });
   },
 });
@@ -237,7 +238,8 @@ const blockCommit = defineCommand({
       await startActiveCommit(graph, jobs, common);
       return;
     }
-    await startCommit(graph, jobs, { ...common, node: disk, backingFile });
+    const maskProtocol = args['backing-mask-protocol'];
+    await startCommit(graph, jobs, { ...common, node: disk, backingFile, maskProtocol });
   },
 });
 
