@@ -9,6 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { existsSync } from 'node:fs';
+import { isFromTheseSources } from './native-engine.js';
 
 /** Handles that only the addon looks into. */
 export interface NativeContext {
@@ -103,7 +104,14 @@ function open(path: string): NativeBinding {
   return module.exports as NativeBinding;
 }
 
+/** The addon, or why there is none that can be used. */
 function load(): NativeBinding | string {
+  const found = tryLoad();
+  if (typeof found === 'string' || isFromTheseSources(found)) return found;
+  return 'it was built from other sources (npm run build:native builds it anew)';
+}
+
+function tryLoad(): NativeBinding | string {
   if (process.env['VDISK_NO_NATIVE'] === '1') return 'VDISK_NO_NATIVE is set';
   const named = process.env['VDISK_NATIVE_ADDON'];
   try {

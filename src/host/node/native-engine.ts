@@ -25,7 +25,7 @@ const FLAGS_AT = SLOTS_AT + SLOTS * SLOT_BYTES;
 const SQ_AT = FLAGS_AT + SLOTS * 4;
 const CQ_AT = SQ_AT + SLOTS * 4;
 const PIECES_AT = CQ_AT + SLOTS * 8;
-const SHARED_BYTES = PIECES_AT + SLOTS * PIECES * 16;
+export const SHARED_BYTES = PIECES_AT + SLOTS * PIECES * 16;
 
 /** Words of the header. */
 const H_QUEUED = 0;
@@ -129,6 +129,11 @@ function errnoName(errno: number): string {
   return names.get(errno) ?? 'EIO';
 }
 
+/** Whether the addon lays its memory out, and numbers its operations, as this module does. */
+export function isFromTheseSources(binding: NativeBinding): boolean {
+  return binding.sharedBytes === SHARED_BYTES && binding.operations === Object.keys(Op).length;
+}
+
 /** The error for a negative result. */
 export function errnoError(result: number): HostError {
   return new HostError(errnoName(-result));
@@ -159,9 +164,7 @@ export class NativeEngine {
   #tamper: Tamper | undefined;
 
   constructor(binding: NativeBinding) {
-    const isSame =
-      binding.sharedBytes === SHARED_BYTES && binding.operations === Object.keys(Op).length;
-    assert(isSame, 'the addon was built from other sources: npm run build:native');
+    assert(isFromTheseSources(binding), 'an addon of these sources');
     this.binding = binding;
     const shared = new ArrayBuffer(SHARED_BYTES);
     this.#header = new Int32Array(shared, 0, HEADER_BYTES / 4);
