@@ -29,6 +29,7 @@ requiresQemu10('qemu-img', 'qemu-io')('Parallels between vdisk and QEMU', () => 
       { name: 'odd clusters', options: 'cluster_size=31k', size: 3 * MiB + 1024 },
     ],
     damage,
+    repairMoves: true,
     file: (folder) => join(folder, 'disk.hdd'),
   });
 });
