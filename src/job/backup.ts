@@ -39,6 +39,8 @@ export interface BackupOptions {
   readonly minClusterSize?: number | undefined;
   /** Bytes that one copy may have at most; 0 or absent: any. */
   readonly maxChunk?: number | undefined;
+  /** Copies in flight at most; never more than 8. */
+  readonly maxWorkers?: number | undefined;
   /** Bytes a second; 0 or absent: no limit. */
   readonly speed?: number | undefined;
   readonly onSourceError?: OnError | undefined;
@@ -101,6 +103,7 @@ class Backup implements JobWork {
   async #copyAll(job: JobControl): Promise<void> {
     const copy = this.#copy;
     const inFlight = new Set<Promise<void>>();
+    const parallel = Math.min(PARALLEL, this.#options.maxWorkers ?? PARALLEL);
     const failures: unknown[] = [];
     try {
       for (;;) {
@@ -128,7 +131,7 @@ class Backup implements JobWork {
         if (job.speed > 0) {
           await request;
           await job.throttle(data);
-        } else if (inFlight.size >= PARALLEL) await Promise.race(inFlight);
+        } else if (inFlight.size >= parallel) await Promise.race(inFlight);
       }
     } finally {
       await Promise.all(inFlight);

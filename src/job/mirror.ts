@@ -38,6 +38,8 @@ export interface MirrorOptions {
   readonly replaces?: BlockNode | undefined;
   /** Bytes that a bit of the bitmap stands for, a power of two; default by the target. */
   readonly granularity?: number | undefined;
+  /** Bytes that are in flight at most, but for one piece; 0 or absent: 16 MiB. */
+  readonly bufferBytes?: number | undefined;
   /** Zeroes may be deallocated in the target; default yes. */
   readonly unmap?: boolean | undefined;
   readonly copyMode?: CopyMode | undefined;
@@ -51,6 +53,9 @@ export interface MirrorOptions {
 
 /** Bytes that are copied at a time. */
 const CHUNK = 1024 * 1024;
+const BUFFER = 16 * CHUNK;
+/** Pieces in flight, however small they are. */
+const MAX_IN_FLIGHT = 16;
 /** How often a job that is ready looks for what was written. */
 const LOOK_MS = 100;
 const FINEST = 512;
@@ -154,7 +159,9 @@ class Mirror implements JobWork {
 
   async #copyDirty(job: JobControl): Promise<void> {
     let at = 0;
+    const parallel = Math.floor(this.#bufferBytes / this.#pieceBytes);
     await doPieces(job, {
+      parallel: Math.max(1, Math.min(parallel, MAX_IN_FLIGHT)),
       next: async () => {
         const range = this.#take(at);
         if (range === undefined) return undefined;
@@ -168,6 +175,18 @@ class Mirror implements JobWork {
     this.#tellTotal(job);
   }
 
+  get #bufferBytes(): number {
+    const { bufferBytes = 0 } = this.#options;
+    return bufferBytes === 0 ? BUFFER : bufferBytes;
+  }
+
+  /** Whole units of the bitmap that are copied at a time. */
+  get #pieceBytes(): number {
+    const { granularity } = this.#dirty;
+    const most = Math.min(CHUNK, this.#bufferBytes);
+    return Math.max(granularity, most - (most % granularity));
+  }
+
   /** The next dirty range from `from`, which is clean then. */
   #take(from: number): { offset: number; bytes: number } | undefined {
     const end = this.#options.source.size;
@@ -175,8 +194,7 @@ class Mirror implements JobWork {
     if (start === undefined || start >= end) return undefined;
     const offset = start - (start % this.#dirty.granularity);
     const stop = this.#dirty.next(start, false) ?? end;
-    const most = Math.max(this.#dirty.granularity, CHUNK);
-    const bytes = Math.min(stop, offset + most, end) - offset;
+    const bytes = Math.min(stop, offset + this.#pieceBytes, end) - offset;
     this.#dirty.clear(offset, bytes);
     return { offset, bytes };
   }

@@ -23,6 +23,8 @@ export interface PieceWork {
   next(): Promise<Piece | undefined>;
   /** Throws {@link PieceFailure}. */
   copy(piece: Piece): Promise<void>;
+  /** Pieces in flight at a time; default 8. */
+  readonly parallel?: number;
   /** What becomes of a piece whose failure is ignored: is it done, or tried again later? */
   ignored(e: unknown): 'done' | 'again';
 }
@@ -82,7 +84,7 @@ export async function doPieces(job: JobControl, work: PieceWork): Promise<void> 
       if (job.speed > 0) {
         await quiet();
         await job.throttle(piece.bytes);
-      } else if (inFlight.size >= PARALLEL) await Promise.race(inFlight);
+      } else if (inFlight.size >= (work.parallel ?? PARALLEL)) await Promise.race(inFlight);
     }
   } finally {
     await Promise.allSettled(inFlight);

@@ -24,6 +24,7 @@ import {
   same,
   seededRandom,
   settle,
+  slowWrites,
   testGraph,
 } from '../support/index.js';
 
@@ -124,6 +125,16 @@ describe('what is copied', () => {
     expect(job.progress).toEqual({ done: MiB + 512, total: MiB + 512 });
     expect([...made.graph.nodes.keys()].filter((name) => name.startsWith('#'))).toHaveLength(2);
     expect(made.guest.node).toBe(made.source);
+  });
+
+  it.each([1, 2])('with %i copies in flight', async (maxWorkers) => {
+    const made = await lab('raw', new Random(1), 4 * MiB);
+    const most = slowWrites(made.files, '/target');
+    const job = await made.backup({ maxWorkers, maxChunk: C });
+    job.start();
+    await end(made, job);
+    expect(most).toEqual({ bytes: maxWorkers * C, count: maxWorkers });
+    same(await contentOf(made), made.old);
   });
 
   it('only what guests overwrite, until it is cancelled', async () => {

@@ -19,6 +19,7 @@ import {
   readBytes,
   same,
   seededRandom,
+  slowWrites,
   testGraph,
 } from '../support/index.js';
 
@@ -103,6 +104,17 @@ describe('a mirror', () => {
       );
     },
   );
+
+  it('has no more bytes in flight than its buffer holds', async () => {
+    const made = await lab();
+    const most = slowWrites(made.files, '/target');
+    const job = await made.mirror({ granularity: C / 4, bufferBytes: C });
+    await until(made, 'ready', () => job.isReady);
+    expect(most).toEqual({ bytes: C, count: 1 });
+    await job.complete();
+    await until(made, 'over', isOver(job));
+    same(await contentOf(made, 'target'), made.old);
+  });
 
   it('completes without taking its place when it is cancelled in the soft way', async () => {
     const made = await lab();

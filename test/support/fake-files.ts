@@ -521,3 +521,23 @@ class FakeFile implements HostFile {
     this.files.locks.set(this.disk, rest);
   }
 }
+
+/** Counts, while writes to `path` are slow, how many bytes and how many of them are under way. */
+export function slowWrites(files: FakeFiles, path: string): { bytes: number; count: number } {
+  const most = { bytes: 0, count: 0 };
+  let bytes = 0;
+  let count = 0;
+  files.hold = (op, of, _offset, length) => {
+    if (op !== 'write' || of !== path) return undefined;
+    most.bytes = Math.max(most.bytes, (bytes += length));
+    most.count = Math.max(most.count, ++count);
+    return new Promise((resolve) => {
+      setImmediate(() => {
+        bytes -= length;
+        count--;
+        resolve();
+      });
+    });
+  };
+  return most;
+}

@@ -7,7 +7,7 @@ import { Random } from './random.js';
 
 export { FakeClock, settle } from './fake-clock.js';
 export { FakeDisk, type CutStyle } from './fake-disk.js';
-export { FakeFiles, type Fault, type FakeOp } from './fake-files.js';
+export { FakeFiles, slowWrites, type Fault, type FakeOp } from './fake-files.js';
 
 export interface FakeHostInit {
   readonly files?: FakeFiles;

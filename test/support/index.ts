@@ -5,6 +5,7 @@ export {
   FakeFiles,
   fakeHost,
   settle,
+  slowWrites,
   type CutStyle,
   type FakeHost,
   type FakeOp,

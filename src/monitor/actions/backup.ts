@@ -103,6 +103,7 @@ async function start(
     discardSource: args['discard-source'],
     minClusterSize: perf?.['min-cluster-size'],
     maxChunk: perf?.['max-chunk'],
+    maxWorkers: perf?.['max-workers'],
     speed: args.speed,
     onSourceError: args['on-source-error'],
     onTargetError: args['on-target-error'],

@@ -22,7 +22,7 @@ const mirrorArgs = t.struct('q_obj_blockdev-mirror-arg', {
   sync: mirrorSyncMode,
   speed: t.optional(t.int({}, { doc: 'bytes a second; default 0: no limit' })),
   granularity: t.optional(t.uint({ bits: 32 }, { doc: 'bytes that are copied at least' })),
-  'buf-size': t.optional(t.int({}, { doc: 'bytes in flight; taken, and decided here' })),
+  'buf-size': t.optional(t.int({}, { doc: 'bytes in flight at most; default 16 MiB' })),
   'on-source-error': t.optional(blockdevOnError),
   'on-target-error': t.optional(blockdevOnError),
   'filter-node-name': t.optional(
@@ -83,6 +83,7 @@ const blockdevMirror = defineCommand({
       sync,
       replaces: replaced,
       granularity: args.granularity,
+      bufferBytes: args['buf-size'],
       copyMode: args['copy-mode'],
       speed: args.speed,
       onSourceError: args['on-source-error'],

@@ -16,7 +16,7 @@ const bitmapSyncMode = t.enumOf('on-success', 'never', 'always', {
 
 const backupPerf = t.struct('BackupPerf', {
   'use-copy-range': t.optional(t.bool({ doc: 'let the host copy; taken, and decided here' })),
-  'max-workers': t.optional(t.int({}, { doc: 'copies in flight; taken, and decided here' })),
+  'max-workers': t.optional(t.int({}, { doc: 'copies in flight at most; never more than 8' })),
   'max-chunk': t.optional(t.int({}, { doc: 'bytes of one copy at most; 0: any' })),
   'min-cluster-size': t.optional(
     t.size({ doc: 'bytes that are copied at least, a power of two', since: '9.2' }),

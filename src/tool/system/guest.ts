@@ -62,7 +62,16 @@ export function readDevice(text: string): {
 
 /** `-m`: a size, in MiB where it has no suffix. Throws OptionError. */
 export function readMemory(text: string): number {
-  const size = parseOpts(text, { implied: 'size' }).values.get('size') ?? '';
+  const { values } = parseOpts(text, { implied: 'size' });
+  for (const name of values.keys()) {
+    if (name === 'size') continue;
+    const known = name === 'slots' || name === 'maxmem';
+    throw new OptionError(
+      known ? `Option '${name}' is not supported` : `Invalid parameter '${name}'`,
+      name,
+    );
+  }
+  const size = values.get('size') ?? '';
   const { result, end } = scanSize(size, 'm');
   if (result.status !== 'ok' || end < size.length || result.bytes === 0) {
     throw new OptionError("Parameter 'size' expects a non-negative number below 2^64");

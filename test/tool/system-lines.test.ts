@@ -1,0 +1,19 @@
+// Goal: what is wrong on vdisk-system's command line ends it with one line and status 1, and what
+// it cannot do is refused by name. Method: the program itself.
+import { expect, it } from 'vitest';
+import { binPath, run } from '../support/index.js';
+
+const program = binPath('vdisk-system');
+const bare = ['-nodefaults', '-accel', 'qtest', '-display', 'none'];
+
+it.each([
+  [['-m', '64,slots=2'], "Option 'slots' is not supported"],
+  [['-m', '64,maxmem=1G'], "Option 'maxmem' is not supported"],
+  [['-m', '64,foo=1'], "Invalid parameter 'foo'"],
+  [['-device', 'foo'], "'foo' is not a valid device model name"],
+])('%j', async (args, text) => {
+  const { status, stdout, stderr } = await run(program, [...bare, ...args]);
+  expect(stderr.trimEnd().split('\n')).toHaveLength(1);
+  expect(stderr).toContain(text);
+  expect([status, stdout]).toEqual([1, '']);
+});
