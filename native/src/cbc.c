@@ -127,8 +127,8 @@ AESNI static void cbc_aesni(const struct sector_key *k, uint8_t *p, size_t bytes
 }
 #endif
 
-void cbc_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
-               uint64_t sector, bool encrypt) {
+void aes_cbc_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+                   uint64_t sector, bool encrypt) {
 #if defined(__x86_64__)
   if (k->data.hardware) {
     cbc_aesni(k, p, bytes, sector_bytes, sector, encrypt);
@@ -148,7 +148,7 @@ void cbc_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sect
 void sector_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
                   uint64_t sector, bool encrypt) {
   if (k->mode == SECTOR_XTS)
-    xts_crypt(k, p, bytes, sector_bytes, sector, encrypt);
+    aes_xts_crypt(k, p, bytes, sector_bytes, sector, encrypt);
   else
-    cbc_crypt(k, p, bytes, sector_bytes, sector, encrypt);
+    aes_cbc_crypt(k, p, bytes, sector_bytes, sector, encrypt);
 }

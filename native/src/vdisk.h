@@ -287,10 +287,10 @@ void aes_decrypt(const struct aes_key *k, uint8_t block[16]);
 /* In place; `bytes` is a multiple of `sector_bytes`, that one of 16. */
 void sector_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
                   uint64_t sector, bool encrypt);
-void xts_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
-               uint64_t sector, bool encrypt);
-void cbc_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
-               uint64_t sector, bool encrypt);
+void aes_xts_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+                   uint64_t sector, bool encrypt);
+void aes_cbc_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+                   uint64_t sector, bool encrypt);
 #if defined(__x86_64__)
 void xts_sector_aesni(const struct sector_key *k, uint8_t *p, size_t bytes, uint8_t t[16],
                       bool encrypt);

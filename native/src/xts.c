@@ -93,8 +93,8 @@ AESNI void xts_sector_aesni(const struct sector_key *k, uint8_t *p, size_t bytes
 }
 #endif
 
-void xts_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
-               uint64_t sector, bool encrypt) {
+void aes_xts_crypt(const struct sector_key *k, uint8_t *p, size_t bytes, size_t sector_bytes,
+                   uint64_t sector, bool encrypt) {
   for (size_t at = 0; at < bytes; at += sector_bytes, sector++) {
     uint8_t t[16] = {0};
     for (int i = 0; i < 8; i++) t[i] = (uint8_t)(sector >> (8 * i));
