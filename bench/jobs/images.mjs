@@ -56,6 +56,16 @@ export function rawTwo(context) {
   fillWithFiles(join(context.dir, 'two.raw'), 2 * GIB);
 }
 
+/** The first 1 GiB of it, for the other formats. */
+export function rawOne(context) {
+  fillWithFiles(join(context.dir, 'one.raw'), GIB);
+}
+
+/** The same in another format; `options`: of convert. */
+export function convertOne(context, format, options = ['-O', format]) {
+  img(context, 'convert', ...options, '-f', 'raw', 'one.raw', `one.${format}`);
+}
+
 /** The first 512 MiB of it, for what takes long. */
 export function rawHalf(context) {
   fillWithFiles(join(context.dir, 'half.raw'), GIB / 2);

@@ -228,6 +228,11 @@ export interface DriverInstance {
   /** Whether {@link tryWriteFrom} is worth a try: false where it would always tell undefined. */
   readonly takesFileRuns?: boolean;
   /**
+   * {@link tryWriteFrom} takes a `zeroBlock`. Space is taken for whole units of so many bytes, so
+   * those that hold only zeroes should not be given to it at all; 0: it is not.
+   */
+  readonly zeroUnit?: number | undefined;
+  /**
    * Transfers go through this host's page cache, so that small ones cost little more than their
    * bytes; false: a file of this host that is not cached (O_DIRECT).
    */

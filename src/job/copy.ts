@@ -108,7 +108,7 @@ export class Copy {
   readonly #passesOn: boolean;
   /** Whoever writes them leaves zeroes out: nobody has to look for them before. */
   readonly #leavesOutZeroes: boolean;
-  /** Unit in which zeroes are looked for on that way, in bytes. */
+  /** Unit in which zeroes are looked for on that way, in bytes; 0: only whole pieces of them. */
   readonly #passUnit: number;
   readonly #keepsHoles: boolean;
   #allowedAt = 0;
@@ -126,11 +126,14 @@ export class Copy {
     const isPlain = options.compressCluster === undefined && options.salvage !== true;
     this.#passesOn = isPlain && options.target.node.takesFileRuns;
     const { minSparse, alignment, target, targetIsZero } = options;
-    const { writeZeroesAlignment, requestAlignment } = target.node.limits;
+    const { limits, instance } = target.node;
+    const { zeroUnit } = instance;
+    this.#leavesOutZeroes =
+      zeroUnit !== undefined && targetIsZero && minSparse > 0 && minSparse <= alignment;
     // Less than that would be allocated all the same.
-    this.#passUnit = Math.max(alignment, writeZeroesAlignment);
-    const allocates = writeZeroesAlignment > requestAlignment;
-    this.#leavesOutZeroes = targetIsZero && minSparse > 0 && minSparse <= alignment && !allocates;
+    const least = Math.max(alignment, limits.writeZeroesAlignment);
+    if (!this.#leavesOutZeroes) this.#passUnit = minSparse === 0 ? 0 : least;
+    else this.#passUnit = zeroUnit! > 0 ? Math.max(least, zeroUnit!) : 0;
     this.#keepsHoles = options.keepsHoles ?? options.minSparse > 0;
     const cluster = options.compressCluster;
     this.#pieceBytes = this.#pieceOf(cluster === undefined ? PIECE : COMPRESS_PIECE);
@@ -157,9 +160,14 @@ export class Copy {
       if (runs.kindOf(i) !== RunKind.data) continue;
       const at = runs.startOf(i);
       const source = this.#plan.sourceAt(at);
-      const bytes = Math.min(PASSED_PIECE, runs.endOf(i) - at, source.end - at);
-      const run = source.backend.tryFileRun(at - source.start, bytes);
-      if (run?.file.tryFindZeroes !== undefined) this.#pieceBytes = this.#pieceOf(PASSED_PIECE);
+      const most = Math.min(PASSED_PIECE, runs.endOf(i) - at, source.end - at);
+      // Blocks of a format may stand apart in its file.
+      for (let wanted = PASSED_PIECE; wanted > PIECE; wanted /= 2) {
+        const run = source.backend.tryFileRun(at - source.start, Math.min(wanted, most));
+        if (run?.file.tryFindZeroes === undefined) continue;
+        this.#pieceBytes = this.#pieceOf(wanted);
+        return;
+      }
       return;
     }
   }
@@ -309,13 +317,13 @@ export class Copy {
     if (run === undefined || file?.tryFindZeroes === undefined) return undefined;
     const { minSparse } = this.#options;
     const map = (slot.map ??= mapFor(this.#pieceBytes, this.#options.alignment));
-    if (this.#leavesOutZeroes || minSparse === 0) {
+    const block = this.#passUnit;
+    if (block === 0) {
       // One look that tells whether all of it is cached.
       const isCached = await file.tryFindZeroes(run.offset, run.bytes, run.bytes, 0, map.zero);
       if (!isCached) return undefined;
       return { run, marked: false, leftOut: this.#leavesOutZeroes && map.zero[0] === 1 };
     }
-    const block = this.#passUnit;
     const skew = piece.start % block;
     if (!(await file.tryFindZeroes(run.offset, run.bytes, block, skew, map.zero))) return undefined;
     countMarked(map, Math.ceil((run.bytes + skew) / block));
@@ -337,15 +345,15 @@ export class Copy {
     const zeroBlock = this.#leavesOutZeroes ? alignment : 0;
     if (leftOut) return true;
     const seen = { refused: false };
-    const write = (at: number, end: number, zeroBlock: number): Promise<void> => {
+    const write = (at: number, end: number): Promise<void> => {
       const part = { file: run.file, offset: run.offset + at, bytes: end - at };
       const request = target.tryWriteFrom(piece.start + at, part, zeroBlock);
       if (request === undefined) seen.refused = true;
       return request ?? Promise.resolve();
     };
     const stored = marked
-      ? storeMarked(this.#options, piece, this.#passUnit, slot.map!, (at, end) => write(at, end, 0))
-      : write(0, piece.bytes, zeroBlock);
+      ? storeMarked(this.#options, piece, this.#passUnit, slot.map!, write)
+      : write(0, piece.bytes);
     if (!seen.refused) pass();
     try {
       await stored;

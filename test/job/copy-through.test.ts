@@ -46,6 +46,13 @@ const ways: Way[] = [
   { format: 'qcow2', options: 'extended_l2=on' },
   { format: 'qcow2', options: 'preallocation=metadata' },
   { format: 'qcow2', options: 'data_file=/data,data_file_raw=on' },
+  { format: 'vpc', options: 'force_size=on' },
+  { format: 'vpc', options: 'force_size=on', source: 'vpc', outOfOrder: true },
+  { format: 'raw', source: 'vpc' },
+  { format: 'vhdx' },
+  { format: 'vhdx', options: 'block_size=1M', source: 'vhdx', minSparse: 64 * KIB },
+  { format: 'raw', source: 'vhdx' },
+  { format: 'raw', source: 'vdi' },
 ];
 const nameOf = (way: Way): string => JSON.stringify(way);
 
@@ -81,7 +88,8 @@ async function prepare(files: FakeFiles, way: Way, bytes: Uint8Array): Promise<v
     return;
   }
   const graph = testGraph({ host: fakeHost({ files }) });
-  const request = { filename: '/source', format: way.source, size: bytes.length };
+  const optionTexts = way.source === 'vpc' ? ['force_size=on'] : [];
+  const request = { filename: '/source', format: way.source, size: bytes.length, optionTexts };
   await createImage(graph, await prepareCreate(graph, request));
   const options = { driver: way.source };
   const image = await graph.openBackend({
@@ -127,6 +135,21 @@ describe('conversions from file to file', () => {
       }
     });
   }
+
+  it.each(['vpc', 'vhdx'])('leave blocks of zeroes without a place: %s', async (format) => {
+    const random = seededRandom();
+    const bytes = new Uint8Array(64 * MIB);
+    bytes.fill(1, 17 * MIB + 4096, 17 * MIB + 8192);
+    const lengths: number[] = [];
+    for (const without of [[], ['pass']] as const) {
+      const files = new Files({ seed: random.uint32(), without: [...without] });
+      files.put('/source', bytes);
+      expect(same((await run(files, { format })).subarray(0, bytes.length), bytes)).toBe(true);
+      lengths.push(files.bytesOf('/target').length);
+    }
+    expect(lengths[0]).toBe(lengths[1]);
+    expect(lengths[0]).toBeLessThan(17 * MIB);
+  });
 
   it('tell the error of the plain way, with its place, when both fail', async () => {
     const random = seededRandom();

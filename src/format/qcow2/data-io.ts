@@ -1,6 +1,7 @@
 /** Guest data at a known host place: growth of the file, encryption, what is in flight. */
+import type { Data } from '../../block/data.js';
+import { storeData } from '../../block/data.js';
 import { BlockError } from '../../block/errors.js';
-import type { FileRun } from '../../host/file.js';
 import { Iov } from '../../lib/iov.js';
 import type { Qcow2Image } from './image.js';
 import type { GuestOffset, HostOffset } from './units.js';
@@ -34,9 +35,6 @@ async function readEncrypted(
   if (iov.tryContiguous() === undefined) iov.copyFrom(bytes);
 }
 
-/** Bytes to write: in memory, or in a file of the host. */
-export type Data = Iov | FileRun;
-
 /** Whether data can be written that stands in a file of the host. */
 export function takesFileRuns(image: Qcow2Image): boolean {
   return image.crypto === undefined && image.dataFile.node.takesFileRuns;
@@ -52,16 +50,9 @@ export function writeData(
   const growing = image.dataGrowth.before(host + data.bytes, data.bytes);
   const event = image.file.debugEvent('write_aio');
   if (growing === undefined && event === undefined && image.crypto === undefined) {
-    return image.inFlight.track(store(image, host, data));
+    return image.inFlight.track(storeData(image.dataFile, host, data));
   }
   return image.inFlight.track(writeSlowly(image, guest, host, data, [growing, event]));
-}
-
-/** ENOTSUP when data that stands in a file has to be read first after all. */
-function store(image: Qcow2Image, host: HostOffset, data: Data): Promise<void> {
-  const { dataFile } = image;
-  if (data instanceof Iov) return dataFile.write(host, data);
-  return dataFile.node.tryWriteFrom(host, data) ?? Promise.reject(new BlockError('ENOTSUP'));
 }
 
 async function writeSlowly(
@@ -74,7 +65,7 @@ async function writeSlowly(
   for (const wait of before) if (wait !== undefined) await wait;
   const { crypto } = image;
   if (crypto === undefined) {
-    await store(image, host, iov);
+    await storeData(image.dataFile, host, iov);
     return;
   }
   if (!(iov instanceof Iov)) throw new BlockError('ENOTSUP');

@@ -1,6 +1,6 @@
 /** Which writes of a batch become one: pieces that lie one behind the other. */
 import { Iov } from '../../lib/iov.js';
-import type { Data } from './data-io.js';
+import type { Data } from '../../block/data.js';
 import type { Run } from './run.js';
 import type { GuestOffset, HostOffset } from './units.js';
 

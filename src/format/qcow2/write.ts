@@ -7,7 +7,7 @@
  * is one run of clusters. See run.ts for what happens to the parts that nobody writes.
  */
 import { settleAll } from '../../lib/settle-all.js';
-import type { Data } from './data-io.js';
+import type { Data } from '../../block/data.js';
 import { writeData } from './data-io.js';
 import { Kind } from './entry.js';
 import { fillGaps, mapRun, sourceBytes, tryMapRun } from './fill.js';

@@ -135,6 +135,10 @@ class RawInstance implements DriverInstance {
     return this.#file.node.takesFileRuns;
   }
 
+  get zeroUnit(): number | undefined {
+    return this.#file.node.instance.zeroUnit;
+  }
+
   tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
     const { size, offset: start } = this.#window;
     if (offset < SECTOR && this.#guarded) return undefined;

@@ -9,6 +9,7 @@ import type {
   ReopenRequest,
   ReopenStep,
 } from '../../block/driver.js';
+import { sliceRun, storeData } from '../../block/data.js';
 import { errorText } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
@@ -96,30 +97,51 @@ export class DynamicInstance implements DriverInstance {
     return this.#file.node.tryFileRun(bat.offsetOf(block) + inside, bytes);
   }
 
+  get takesFileRuns(): boolean {
+    return this.#file.node.takesFileRuns;
+  }
+
+  get zeroUnit(): number {
+    return this.#bat.blockSize;
+  }
+
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
+    if (!this.takesFileRuns) return undefined;
+    return this.#writeRuns(offset, run.bytes, (host, at, bytes) =>
+      storeData(this.#file, host, sliceRun(run, at, bytes), zeroBlock),
+    );
+  }
+
   // hot: bench/formats
   write(offset: number, iov: Iov): Promise<void> {
     const bat = this.#bat;
     const inside = offset % bat.blockSize;
     const block = bat.indexOf(offset);
     const whole = inside + iov.bytes <= bat.blockSize && bat.isStored(block);
-    if (!whole || !this.#session.isOpen) return this.#writeRuns(offset, iov);
+    if (!whole || !this.#session.isOpen) {
+      return this.#writeRuns(offset, iov.bytes, (host, at, n) =>
+        this.#file.write(host, iov.slice(at, n)),
+      );
+    }
     return this.#file.write(bat.offsetOf(block) + inside, iov);
   }
 
   /** Blocks that are not stored are allocated first; what lies in a row is one write. */
-  async #writeRuns(offset: number, iov: Iov): Promise<void> {
+  async #writeRuns(
+    offset: number,
+    total: number,
+    store: (host: number, at: number, bytes: number) => Promise<void>,
+  ): Promise<void> {
     const bat = this.#bat;
     await this.#allocator.begin();
-    await this.#allocator.allocate(bat.indexOf(offset), bat.indexOf(offset + iov.bytes - 1));
+    await this.#allocator.allocate(bat.indexOf(offset), bat.indexOf(offset + total - 1));
     const runs: { at: number; bytes: number; host: number }[] = [];
-    for (const { at, bytes, host = 0 } of this.#pieces(offset, iov.bytes)) {
+    for (const { at, bytes, host = 0 } of this.#pieces(offset, total)) {
       const before = runs.at(-1);
       if (before !== undefined && before.host + before.bytes === host) before.bytes += bytes;
       else runs.push({ at, bytes, host });
     }
-    await settleAll(
-      runs.map(({ at, bytes, host }) => this.#file.write(host, iov.slice(at, bytes))),
-    );
+    await settleAll(runs.map(({ at, bytes, host }) => store(host, at, bytes)));
   }
 
   /** What is not stored reads as zeroes already. */

@@ -8,6 +8,7 @@ import type {
   ReopenRequest,
   ReopenStep,
 } from '../../block/driver.js';
+import { sliceRun, storeData } from '../../block/data.js';
 import { errorText } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
@@ -86,6 +87,30 @@ export class DynamicInstance implements DriverInstance {
     const whole = inside + bytes <= blocks.shape.blockSize && blocks.isStored(index);
     if (!whole || !this.#node.readOnly) return undefined;
     return this.#file.node.tryFileRun(blocks.dataOffset(index) + inside, bytes);
+  }
+
+  get takesFileRuns(): boolean {
+    return this.#file.node.takesFileRuns;
+  }
+
+  get zeroUnit(): number {
+    return this.#blocks.shape.blockSize;
+  }
+
+  tryWriteFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> | undefined {
+    return this.takesFileRuns ? this.#writeFrom(offset, run, zeroBlock) : undefined;
+  }
+
+  /** The bitmaps of new blocks are set by the next writeback. */
+  async #writeFrom(offset: number, run: FileRun, zeroBlock: number): Promise<void> {
+    const blocks = this.#blocks;
+    await this.#allocator.allocate(blocks.indexOf(offset), blocks.indexOf(offset + run.bytes - 1));
+    const parts: Promise<void>[] = [];
+    for (const { at, bytes, index, host = 0 } of this.#pieces(offset, run.bytes)) {
+      this.#allocator.markUsed(index);
+      parts.push(storeData(this.#file, host, sliceRun(run, at, bytes), zeroBlock));
+    }
+    await settleAll(parts);
   }
 
   // hot: bench/formats

@@ -113,6 +113,8 @@ export class FileInstance implements DriverInstance {
     return this.#file.write(offset, iov);
   }
 
+  readonly zeroUnit = 0;
+
   get takesFileRuns(): boolean {
     return !this.#file.direct && this.#file.tryWriteFrom !== undefined;
   }
