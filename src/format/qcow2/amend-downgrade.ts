@@ -140,11 +140,14 @@ async function expandZeroes(
 ): Promise<void> {
   // Progress counts entries of L1 tables, as QEMU's does.
   let done = 0;
+  const advance = (to: number): void => {
+    for (; done <= to; done++) context.onProgress?.(done, entries);
+  };
   for (const { offset, isActive, entry } of tables) {
-    while (done <= entry) context.onProgress?.(done++, entries);
+    advance(entry);
     await expandTable(image, offset, isActive);
   }
-  while (done <= entries) context.onProgress?.(done++, entries);
+  advance(entries);
 }
 
 function viewOf(bytes: Uint8Array): DataView {

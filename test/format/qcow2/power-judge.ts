@@ -59,8 +59,10 @@ async function repairLeaks(disk: Backend): Promise<void> {
 async function qemuAgrees({ files, shape }: TestImage): Promise<void> {
   const folder = tempDir();
   const options: Record<string, unknown> = { driver: 'qcow2', backing: null };
-  const keys = shape.encrypt === undefined ? [] : ['--object', `secret,id=s0,data=${secrets.s0}`];
-  if (shape.encrypt !== undefined) options['encrypt.key-secret'] = 's0';
+  const { key = 's0' } = shape;
+  const secret = ['--object', `secret,id=${key},data=${secrets[key]}`];
+  const keys = shape.encrypt === undefined ? [] : secret;
+  if (shape.encrypt !== undefined) options['encrypt.key-secret'] = key;
   for (const path of files.disks.keys()) {
     if (path === '/base') continue;
     const filename = join(folder, path);

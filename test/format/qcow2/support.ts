@@ -27,6 +27,8 @@ export interface Shape {
   readonly reorder?: boolean;
   /** Encrypted with the password of the secret `s0`. */
   readonly encrypt?: 'luks' | 'aes';
+  /** Secret with which it is opened; by default the one it was made with. */
+  readonly key?: keyof typeof secrets;
 }
 
 export const imagePath = '/t.qcow2';
@@ -93,7 +95,8 @@ export async function openImage(
 ): Promise<OpenImage> {
   const warnings: string[] = [];
   const graph = imageGraph(image.files, (message) => warnings.push(message));
-  const keys = image.shape.encrypt === undefined ? {} : { 'encrypt.key-secret': 's0' };
+  const { encrypt, key = 's0' } = image.shape;
+  const keys = encrypt === undefined ? {} : { 'encrypt.key-secret': key };
   const direct = (image.shape.alignment ?? 1) > 1;
   const backend = await graph.openBackend({
     options: {
