@@ -137,16 +137,30 @@ export function parseCreateOptions(
   for (const { name, value } of splitOpts(joined)) {
     if (name === 'id') continue;
     const option = set.options.find((each) => each.name === name);
-    if (option === undefined) throw unknownOption(name, creation);
+    if (option === undefined) throw unknownOption(name, joined, creation);
     values[name] = convert(option, value);
   }
   return { values, help: false };
 }
 
-function unknownOption(name: string, creation: CreateOptionSet | undefined): OptionError {
-  const known = creation?.options.some((each) => each.name === name) === true;
+/** The hint stands only where the whole list would do for a new image. */
+function unknownOption(
+  name: string,
+  joined: string,
+  creation: CreateOptionSet | undefined,
+): OptionError {
+  const known = creation !== undefined && wouldParse(creation, joined);
   const hint = known ? 'This option is only supported for image creation' : undefined;
   return new OptionError(`Invalid parameter '${name}'`, name, hint);
+}
+
+function wouldParse(set: CreateOptionSet, text: string): boolean {
+  try {
+    parseCreateOptions(set, [text]);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /**

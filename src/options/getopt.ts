@@ -53,8 +53,11 @@ export interface OptionSpec {
     readonly string[] | 'file' | 'format' | 'protocol' | 'create-options' | 'amend-options';
   /** With `create-options` and `amend-options`: key of the option that names the format. */
   readonly of?: string;
-  /** Long names cannot be cut: an addition must not make another option's abbreviation unclear. */
-  readonly exact?: boolean;
+  /**
+   * Long names (all, or these) that cannot be cut: an addition must not make another option's
+   * abbreviation unclear.
+   */
+  readonly exact?: boolean | readonly string[];
   /** Accepted but not shown. */
   readonly hidden?: boolean;
 }
@@ -114,12 +117,16 @@ function longNames(spec: CommandSpec): LongName[] {
 function findLong(names: readonly LongName[], name: string, text: string): LongName {
   const exact = names.find((each) => each.name === name);
   if (exact !== undefined) return exact;
-  const possible = names.filter((each) => each.spec.exact !== true && each.name.startsWith(name));
+  const possible = names.filter((each) => each.name.startsWith(name) && mayBeCut(each));
   const [first] = possible;
   if (first === undefined) throw new GetoptError(`unrecognized option '--${text}'`);
   if (possible.every((each) => each.key === first.key)) return first;
   const listed = possible.map((each) => `'--${each.name}'`).join(' ');
   throw new GetoptError(`option '--${text}' is ambiguous; possibilities: ${listed}`);
+}
+
+function mayBeCut({ name, spec: { exact = false } }: LongName): boolean {
+  return typeof exact === 'boolean' ? !exact : !exact.includes(name);
 }
 
 function mayMiss({ optionalArg = false }: OptionSpec): boolean {

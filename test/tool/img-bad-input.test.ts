@@ -1,6 +1,8 @@
 // Goal: wrong options, missing arguments, sizes out of range, unknown formats and files that cannot
 // be read get QEMU's message and exit status. Method: what qemu-img 10.0.2 said to the same words,
-// with the program's name exchanged, is recorded in golden/bad-input.json.
+// with the program's name exchanged, is recorded in golden/bad-input.json; letters, and every
+// beginning of a long name whose answer is another than the shorter one's, in
+// golden/img-abbreviations.json.
 import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -25,10 +27,12 @@ async function images(folder: string): Promise<void> {
   writeFileSync(join(folder, 'txt'), 'hello\n');
 }
 
-it('says what qemu-img says', { timeout: 120_000 }, async () => {
+const files = ['bad-input.json', 'img-abbreviations.json'];
+
+it.each(files)('says what qemu-img says: %s', { timeout: 120_000 }, async (file) => {
   const folder = tempDir();
   await images(folder);
-  const path = rootPath('test/tool/golden/bad-input.json');
+  const path = rootPath(`test/tool/golden/${file}`);
   const cases = JSON.parse(readFileSync(path, 'utf8')) as readonly Case[];
   expect(cases.length).toBeGreaterThan(50);
   const before = process.cwd();
@@ -38,7 +42,7 @@ it('says what qemu-img says', { timeout: 120_000 }, async () => {
       const output = new TextOutput();
       const got = await imgMain('vdisk-img', args, output);
       const said = output.stderr.replace(/#block\d+/g, '#block');
-      expect({ args, status: got, stdout: output.stdout, stderr: said }).toEqual({
+      expect.soft({ args, status: got, stdout: output.stdout, stderr: said }).toEqual({
         args,
         status,
         stdout,

@@ -61,7 +61,7 @@ export function answerText(answer: Answer, program: string): string {
   return text;
 }
 
-function normalize(text: string): string {
+export function normalize(text: string): string {
   return (
     text
       .replaceAll('\r', '<CR>')

@@ -2,6 +2,7 @@
 import { createLuks, luksPayloadOffset } from '../../block/crypto/luks.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { Iov } from '../../lib/iov.js';
 import { volumeOptions } from './create-options.js';
 import { luksHost } from './open.js';
@@ -19,12 +20,15 @@ export async function createLuksImage(context: CreateContext): Promise<void> {
   if (bytes === undefined && !detached) {
     throw new BlockError('EINVAL', 'Image creation needs a size parameter');
   }
+  // There is no metadata but the header, which is always written.
+  const mode = values['preallocation'];
+  const prealloc = mode === 'metadata' ? 'off' : filePreallocation(mode);
   const password = await graph.secret(id);
   const payload = luksPayloadOffset(options);
   const backend = await context.createFile(0);
   try {
     const sectors = Math.ceil((bytes ?? 0) / 512) * 512;
-    await backend.truncate(detached ? payload : payload + sectors);
+    await backend.truncate(detached ? payload : payload + sectors, { prealloc });
     const storage = {
       read: (offset: number, out: Uint8Array) => backend.read(offset, Iov.of(out)),
       write: (offset: number, data: Uint8Array) => backend.write(offset, Iov.of(data)),

@@ -1,6 +1,7 @@
 /** Writing new images: a header and an empty BAT. */
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { encodeFields } from '../../lib/fields.js';
 import { Iov } from '../../lib/iov.js';
 import { typedValues } from '../../options/create-options.js';
@@ -35,6 +36,7 @@ export async function createParallels(context: CreateContext): Promise<void> {
     ext_off: 0,
   };
   encodeFields(HEADER_FIELDS, fields, header, 0, 'little');
+  filePreallocation(context.values['preallocation']);
   const file = await context.createFile(0);
   try {
     await file.truncate(0, { exact: false });

@@ -1,6 +1,7 @@
 /** Writing new images: a header, the backing file's name and an empty L1 table. */
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { encodeFields } from '../../lib/fields.js';
 import { Iov } from '../../lib/iov.js';
 import type { CreateValues } from '../../options/create-options.js';
@@ -48,6 +49,7 @@ export async function createQcow(context: CreateContext): Promise<void> {
   };
   encodeFields(HEADER_FIELDS, fields, header, 0, 'big');
   header.set(name, HEADER_BYTES);
+  filePreallocation(context.values['preallocation']);
   const file = await context.createFile(0);
   try {
     // Whole sectors of the table, as QEMU.

@@ -1,6 +1,7 @@
 /** Writing new images: a header and an empty L1 table. */
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { Iov } from '../../lib/iov.js';
 import { typedValues } from '../../options/create-options.js';
 import { qedCreateOptions } from './create-options.js';
@@ -35,6 +36,7 @@ export async function createQed(context: CreateContext): Promise<void> {
     backing_filename_offset: hasBacking ? HEADER_BYTES : 0,
     backing_filename_size: name.length,
   });
+  filePreallocation(context.values['preallocation']);
   const file = await context.createFile(0);
   try {
     const table = clusterSize * tableSize;

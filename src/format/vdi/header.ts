@@ -3,6 +3,7 @@ import { BlockError } from '../../block/errors.js';
 import { decodeFields, encodeFields } from '../../lib/fields.js';
 import type { VdiHeaderFields } from './layout.js';
 import {
+  DISK_SIZE,
   HEADER_BYTES,
   HEADER_FIELDS,
   HEADER_SIZE,
@@ -30,7 +31,7 @@ export function isVdi(head: Uint8Array): boolean {
   return view.getUint32(TEXT_BYTES, true) === SIGNATURE;
 }
 
-const hex = (value: number): string => `0x${value.toString(16)}`;
+const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 
 function unsupported(what: string): BlockError {
   return new BlockError('ENOTSUP', `unsupported VDI image (${what})`);
@@ -39,6 +40,9 @@ function unsupported(what: string): BlockError {
 /** Parses and checks the first 512 bytes. Throws BlockError with QEMU's texts. */
 export function parseHeader(bytes: Uint8Array): VdiHeader {
   const fields = decodeFields(HEADER_FIELDS, bytes, 0, 'little');
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const exactSize = view.getBigUint64(DISK_SIZE, true);
+  if (exactSize > Limit.maxDiskSize) throw new BlockError('ENOTSUP', tooLarge(exactSize));
   if (fields.signature !== SIGNATURE) {
     const found = fields.signature.toString(16).padStart(8, '0');
     throw new BlockError('EINVAL', `Image not in VDI format (bad signature ${found})`);
@@ -47,16 +51,13 @@ export function parseHeader(bytes: Uint8Array): VdiHeader {
     const { version } = fields;
     throw unsupported(`version ${String(version >>> 16)}.${String(version & 0xffff)}`);
   }
-  if (fields.disk_size > Limit.maxDiskSize) {
-    throw new BlockError('ENOTSUP', tooLarge(fields.disk_size));
-  }
   checkPlaces(fields);
   const size = fields.disk_size + ((SECTOR - (fields.disk_size % SECTOR)) % SECTOR);
   checkBlocks(fields, size);
   return { fields, bytes, size };
 }
 
-export function tooLarge(bytes: number): string {
+export function tooLarge(bytes: number | bigint): string {
   const most = hex(Limit.maxDiskSize);
   return `Unsupported VDI image size (size is ${hex(bytes)}, max supported is ${most})`;
 }

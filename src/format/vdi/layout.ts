@@ -6,6 +6,9 @@
  */
 import type { Field, RecordOf } from '../../lib/fields.js';
 
+/** Where the virtual size stands: 64 bits, of which images in use need 49. */
+export const DISK_SIZE = 0x170;
+
 /** The header, first bytes of the file; a text of 64 bytes stands before the signature. */
 export const HEADER_FIELDS = [
   { field: 'signature', offset: 0x40, width: 4, meaning: '0xbeda107f' },
@@ -19,7 +22,7 @@ export const HEADER_FIELDS = [
   { field: 'heads', offset: 0x160, width: 4, meaning: 'geometry; unused' },
   { field: 'sectors', offset: 0x164, width: 4, meaning: 'geometry; unused' },
   { field: 'sector_size', offset: 0x168, width: 4, meaning: '512' },
-  { field: 'disk_size', offset: 0x170, width: 8, meaning: 'virtual size in bytes' },
+  { field: 'disk_size', offset: DISK_SIZE, width: 8, meaning: 'virtual size in bytes' },
   { field: 'block_size', offset: 0x178, width: 4, meaning: 'bytes of a block' },
   { field: 'block_extra', offset: 0x17c, width: 4, meaning: 'bytes before each block; 0' },
   { field: 'blocks_in_image', offset: 0x180, width: 4, meaning: 'entries of the block map' },

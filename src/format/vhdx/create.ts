@@ -2,6 +2,7 @@
 import type { Backend } from '../../block/backend.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { encodeFields, writeU64 } from '../../lib/fields.js';
 import { Iov } from '../../lib/iov.js';
 import { typedValues } from '../../options/create-options.js';
@@ -55,6 +56,7 @@ export async function createVhdx(context: CreateContext): Promise<void> {
   const { host } = context;
   const crc: Crc = (bytes, seed) => host.hot.crc32c(bytes, seed);
   const layout = layOut(plan);
+  filePreallocation(context.values['preallocation']);
   const file = await context.createFile(0);
   try {
     const stale = file.size;

@@ -5,6 +5,7 @@
 import type { Backend } from '../../block/backend.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { filePreallocation } from '../../block/truncate.js';
 import { Iov } from '../../lib/iov.js';
 import { typedValues } from '../../options/create-options.js';
 import { vpcCreateOptions } from './create-options.js';
@@ -43,6 +44,7 @@ export async function createVpc(context: CreateContext): Promise<void> {
     isFixed,
     app: values.force_size === true ? 'qem2' : 'qemu',
   });
+  filePreallocation(context.values['preallocation']);
   const file = await context.createFile(0);
   try {
     if (isFixed) await writeFixed(file, bytes, footer);

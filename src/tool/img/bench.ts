@@ -9,7 +9,14 @@ import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { ImgCommand } from './options.js';
-import { checkImageOpts, commandArguments, oneOperand, shared, sizeArgument } from './options.js';
+import {
+  checkImageOpts,
+  commandArguments,
+  countArgument,
+  oneOperand,
+  shared,
+  sizeArgument,
+} from './options.js';
 
 const MAX_INT = 2147483647;
 
@@ -55,8 +62,8 @@ const spec = command({
     },
     noDrain: { long: 'no-drain', doc: 'go on with writes while a flush is in flight' },
     forceShare: shared.forceShare,
-    quiet: shared.quiet,
-    object: shared.object,
+    quiet: { ...shared.quiet, exact: true },
+    object: { ...shared.object, exact: true },
   },
 });
 
@@ -84,14 +91,14 @@ interface Asked {
 }
 
 function setNumber(asked: Asked, key: string, value: string): void {
-  if (key === 'count') asked.count = sizeArgument('request count', value, 1, MAX_INT);
-  else if (key === 'depth') asked.depth = sizeArgument('queue depth', value, 1, MAX_INT);
+  if (key === 'count') asked.count = countArgument('request count', value, 1, MAX_INT);
+  else if (key === 'depth') asked.depth = countArgument('queue depth', value, 1, MAX_INT);
   else if (key === 'offset') asked.offset = sizeArgument('offset', value);
   else if (key === 'bufferSize') asked.bufferSize = sizeArgument('buffer size', value, 1, MAX_INT);
   else if (key === 'stepSize') asked.stepSize = sizeArgument('step size', value, 0, MAX_INT);
-  else if (key === 'pattern') asked.pattern = sizeArgument('pattern byte', value, 0, 255);
+  else if (key === 'pattern') asked.pattern = countArgument('pattern byte', value, 0, 255);
   else if (key === 'flushInterval') {
-    asked.flushInterval = sizeArgument('flush interval', value, 0, MAX_INT);
+    asked.flushInterval = countArgument('flush interval', value, 0, MAX_INT);
   }
 }
 

@@ -20,7 +20,8 @@ const spec = command({
   doc: 'Actions are carried out in the order in which they are given.',
   options: {
     help: shared.help,
-    format: shared.format,
+    // A name of ours: what qemu-img lists, but does not know.
+    format: { ...shared.format, exact: true },
     imageOpts: shared.imageOpts,
     add: { long: 'add', doc: 'make BITMAP, which records writes from now on' },
     granularity: {

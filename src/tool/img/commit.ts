@@ -8,7 +8,7 @@ import type { Interrupts } from '../interrupt.js';
 import { watchInterrupts } from '../interrupt.js';
 import { ToolObjects } from '../objects.js';
 import type { ProgressWish } from '../progress.js';
-import { progressWish, showProgress } from '../progress.js';
+import { endUnbegun, progressWish, showProgress } from '../progress.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { ImgCommand } from './options.js';
@@ -117,6 +117,7 @@ async function commitOpen(
 ): Promise<void> {
   const base = asked.base === undefined ? undefined : await findBacking(backend.node, asked.base);
   if (asked.base !== undefined && base === undefined) {
+    endUnbegun(program, asked.progress, asked);
     throw new Failure(`Did not find '${asked.base}' in the backing chain of '${asked.name}'`);
   }
   const show = showProgress(program, asked.progress, asked);

@@ -113,7 +113,8 @@ async function compareArguments(program: Program, args: readonly string[]): Prom
   if (a === undefined || b === undefined || extra !== undefined) {
     throw new UsageError('Expecting two image file names');
   }
-  checkImageOpts(asked.imageOpts, asked.formats[0] ?? asked.formats[1]);
+  // As qemu-img, which looks at the first format only.
+  checkImageOpts(asked.imageOpts, asked.formats[0]);
   const graph = toolGraph(program, objects);
   let cache: CacheMode;
   const open = (name: string, which: 0 | 1): Promise<Backend> => {

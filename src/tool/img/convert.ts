@@ -10,7 +10,7 @@ import type { Asked } from './convert-run.js';
 import { convertNames, defaults } from './convert-run.js';
 import { addOptionText, printCreateHelp } from './create.js';
 import type { ImgCommand } from './options.js';
-import { commandArguments, shared, sizeArgument } from './options.js';
+import { commandArguments, countArgument, shared, sizeArgument } from './options.js';
 import { parseSize } from '../../lib/sizes.js';
 import { parseSnapshotName } from './snapshot-name.js';
 
@@ -25,6 +25,7 @@ const spec = command({
     'standard input or output: raw images stream, others are kept in a file on their way in.',
   options: {
     help: shared.help,
+    object: shared.object,
     sourceImageOpts: {
       long: 'image-opts',
       aliases: ['source-image-opts'],
@@ -48,6 +49,7 @@ const spec = command({
       short: 'l',
       long: 'snapshot',
       aliases: ['source-snapshot'],
+      exact: ['source-snapshot'],
       arg: 'SNAPSHOT',
       doc: 'convert this internal snapshot of FILENAME',
     },
@@ -63,6 +65,7 @@ const spec = command({
       short: 'O',
       long: 'target-format',
       aliases: ['output-format'],
+      exact: ['target-format'],
       arg: 'FMT',
       complete: 'format',
       doc: 'format of the new image; default raw',
@@ -75,6 +78,7 @@ const spec = command({
       short: 'o',
       long: 'options',
       aliases: ['target-options'],
+      exact: ['target-options'],
       arg: 'OPTIONS',
       complete: 'create-options',
       of: 'outputFormat',
@@ -84,12 +88,13 @@ const spec = command({
       short: 't',
       long: 'target-cache',
       aliases: ['output-cache'],
+      exact: ['target-cache'],
       arg: 'CACHE',
       complete: shared.cache.complete,
       doc: 'cache mode of the new image; default unsafe',
     },
     targetIsZero: { long: 'target-is-zero', doc: 'the existing image (-n) reads as zeroes' },
-    compress: { short: 'c', long: 'compress', doc: 'compress the new image' },
+    compress: { short: 'c', long: 'compress', exact: true, doc: 'compress the new image' },
     backing: {
       short: 'B',
       long: 'backing',
@@ -105,7 +110,12 @@ const spec = command({
       doc: 'format of BACKING_FILE',
     },
     bitmaps: { long: 'bitmaps', doc: 'copy persistent bitmaps too' },
-    noCreate: { short: 'n', long: 'no-create', doc: 'write into an image that exists' },
+    noCreate: {
+      short: 'n',
+      long: 'no-create',
+      exact: true,
+      doc: 'write into an image that exists',
+    },
     forceShare: shared.forceShare,
     rate: shared.rate,
     parallel: {
@@ -149,7 +159,6 @@ const spec = command({
     },
     quiet: shared.quiet,
     progress: shared.progress,
-    object: shared.object,
   },
 });
 
@@ -206,7 +215,9 @@ function sparseSize(text: string): number {
   if (size.status === 'ok' && size.bytes <= MAX_SPARSE && size.bytes % SECTOR === 0) {
     return size.bytes;
   }
-  if (size.status !== 'ok') return sizeArgument('buffer size for sparse output', text);
+  if (size.status === 'range' || size.status === 'invalid') {
+    return sizeArgument('buffer size for sparse output', text);
+  }
   throw new Failure(
     `Invalid buffer size for sparse output specified. Valid sizes are multiples of ` +
       `${String(SECTOR)} up to ${String(MAX_SPARSE)}. Select 0 to disable sparse detection ` +
@@ -226,7 +237,7 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'sparseSize') asked.minSparse = sparseSize(value);
     else if (key === 'rate') asked.rate = sizeArgument('rate limit', value);
     else if (key === 'parallel') {
-      asked.parallel = sizeArgument('number of coroutines', value, 1, MAX_PARALLEL);
+      asked.parallel = countArgument('number of coroutines', value, 1, MAX_PARALLEL);
     } else if (key === 'object') await objects.add(value);
     else if (key === 'progress') asked.progress = progressWish(value);
     else setPlain(asked, key, value);

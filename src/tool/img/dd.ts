@@ -15,7 +15,13 @@ import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { ImgCommand } from './options.js';
-import { checkImageOpts, commandArguments, shared, sizeArgument } from './options.js';
+import {
+  checkImageOpts,
+  commandArguments,
+  countArgument,
+  shared,
+  sizeArgument,
+} from './options.js';
 
 const MAX_INT = 2147483647;
 /** The name of standard input and output. */
@@ -31,6 +37,7 @@ const spec = command({
     'so many blocks of INPUT. if=- and of=- are standard input and output: raw images stream.',
   options: {
     help: shared.help,
+    object: shared.object,
     format: shared.format,
     imageOpts: shared.imageOpts,
     outputFormat: {
@@ -41,7 +48,6 @@ const spec = command({
       doc: 'format of OUTPUT; default raw',
     },
     forceShare: shared.forceShare,
-    object: shared.object,
   },
 });
 
@@ -195,8 +201,8 @@ function setOperand(asked: Asked, text: string): void {
   if (name === 'if') asked.input = value;
   else if (name === 'of') asked.output = value;
   else if (name === 'bs') asked.blockBytes = sizeArgument('bs', value, 1, MAX_INT);
-  else if (name === 'count') asked.count = sizeArgument('count', value);
-  else if (name === 'skip') asked.skip = sizeArgument('skip', value);
+  else if (name === 'count') asked.count = countArgument('count', value);
+  else if (name === 'skip') asked.skip = countArgument('skip', value);
   else throw new Failure(`unrecognized operand ${name}`);
 }
 

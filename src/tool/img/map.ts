@@ -9,7 +9,7 @@ import type { Program } from '../program.js';
 import { Failure } from '../program.js';
 import type { ImgCommand } from './options.js';
 import { commandArguments, checkImageOpts, oneOperand, outputFormat, shared } from './options.js';
-import { sizeArgument } from './options.js';
+import { offsetArgument } from './options.js';
 
 const spec = command({
   name: 'map',
@@ -59,8 +59,8 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'output') json = outputFormat(value) === 'json';
     else if (key === 'imageOpts') imageOpts = true;
     else if (key === 'forceShare') forceShare = true;
-    else if (key === 'startOffset') start = sizeArgument('start offset', value);
-    else if (key === 'maxLength') length = sizeArgument('max length', value);
+    else if (key === 'startOffset') start = offsetArgument('start offset', value);
+    else if (key === 'maxLength') length = offsetArgument('max length', value);
     else if (key === 'object') await objects.add(value);
   }
   const name = oneOperand(operands);

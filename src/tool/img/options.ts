@@ -1,7 +1,7 @@
 /** Options that several subcommands share, and how their arguments are read. */
 import type { Argument, CommandSpec } from '../../options/getopt.js';
 import { formatOptions, readArgs } from '../../options/getopt.js';
-import { parseSize } from '../../lib/sizes.js';
+import { parseInteger, parseSize } from '../../lib/sizes.js';
 import type { Program } from '../program.js';
 import { Failure, UsageError } from '../program.js';
 
@@ -129,9 +129,30 @@ export function sizeArgument(
   throw new Failure(`Invalid ${name} specified. Must be between ${String(min)} and ${most}.`);
 }
 
+/** An offset that may lie behind the end of every image; as exact as a number can be. */
+export function offsetArgument(name: string, text: string): number {
+  const size = parseSize(text);
+  if (size.status === 'limit' && fits(size.value)) return Number(size.value);
+  return sizeArgument(name, text);
+}
+
+/** A number without unit (decimal, 0x…, 0…) within bounds, both included; qemu-img's words. */
+export function countArgument(
+  name: string,
+  text: string,
+  min = 0,
+  max = Number.MAX_SAFE_INTEGER,
+): number {
+  const count = parseInteger(text);
+  if (count === undefined) throw new Failure(`Invalid ${name} specified: '${text}'.`);
+  if (count >= min && count <= max) return Number(count);
+  const most = max === Number.MAX_SAFE_INTEGER && !fits(count) ? INT64_MAX : String(max);
+  throw new Failure(`Invalid ${name} specified. Must be between ${String(min)} and ${most}.`);
+}
+
 /** Whether QEMU would take the value, and only vdisk's own limit stands against it. */
 function fits(value: bigint): boolean {
-  return value <= BigInt(INT64_MAX);
+  return value >= 0n && value <= BigInt(INT64_MAX);
 }
 
 /** The one file name of a command that takes one. */

@@ -30,6 +30,7 @@ const spec = command({
     'file is copied into it. With -u only the name of the backing file is changed.',
   options: {
     help: shared.help,
+    forceShare: shared.forceShare,
     format: shared.format,
     imageOpts: shared.imageOpts,
     cache: shared.cache,
@@ -61,7 +62,6 @@ const spec = command({
     compress: { short: 'c', long: 'compress', doc: 'compress what is copied into the image' },
     progress: shared.progress,
     quiet: shared.quiet,
-    forceShare: shared.forceShare,
     object: shared.object,
   },
 });
@@ -208,7 +208,7 @@ async function newBase(
     });
     return { node, opened: true };
   } catch (e) {
-    throw prepend(`Could not open new backing file '${full}': `, e);
+    throw prepend(`Could not open new backing file '${backing}': `, e);
   }
 }
 

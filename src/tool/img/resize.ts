@@ -11,6 +11,9 @@ import { Failure, UsageError } from '../program.js';
 import type { ImgCommand } from './options.js';
 import { commandArguments, checkImageOpts, shared } from './options.js';
 
+/** QEMU's longest image: 2^63 - 1 bytes, less what is no multiple of its alignment. */
+const MAX_LENGTH = 0x7fff_ffff_c000_0000n;
+
 const modes: readonly Preallocation[] = ['off', 'metadata', 'falloc', 'full'];
 
 const spec = command({
@@ -76,8 +79,8 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     throw new UsageError('Expecting image file name and size');
   }
   if (extra !== undefined) throw new UsageError('Extra argument(s) in command line');
-  checkImageOpts(asked.imageOpts, asked.format);
   const { sign, bytes } = parseChange(size);
+  checkImageOpts(asked.imageOpts, asked.format);
   const graph = toolGraph(program, objects);
   try {
     const image = { name, imageOpts: asked.imageOpts, format: asked.format };
@@ -100,12 +103,13 @@ function preallocationMode(word: string): Preallocation {
   return mode;
 }
 
-function parseChange(text: string): { sign: -1 | 0 | 1; bytes: number } {
+function parseChange(text: string): { sign: -1 | 0 | 1; bytes: bigint } {
   const sign = text.startsWith('+') ? 1 : text.startsWith('-') ? -1 : 0;
   const plain = sign === 0 ? text : text.slice(1);
+  const size = parseSize(plain);
   // What is too large is told when the image is open.
-  if (parseSize(plain).status === 'limit') return { sign, bytes: Infinity };
-  return { sign, bytes: optSize('size', plain) };
+  if (size.status === 'limit') return { sign, bytes: size.value };
+  return { sign, bytes: BigInt(optSize('size', plain)) };
 }
 
 async function resizeOpen(
@@ -113,12 +117,16 @@ async function resizeOpen(
   asked: Asked,
   backend: Backend,
   sign: -1 | 0 | 1,
-  bytes: number,
+  bytes: bigint,
 ): Promise<void> {
   const current = backend.size;
-  const wanted = sign === 0 ? bytes : current + sign * bytes;
-  if (wanted <= 0) throw new Failure('New image size must be positive');
-  if (wanted === Infinity) {
+  const exact = BigInt.asIntN(64, sign === 0 ? bytes : BigInt(current) + BigInt(sign) * bytes);
+  if (exact <= 0n) throw new Failure('New image size must be positive');
+  if (exact > MAX_LENGTH) {
+    throw new Failure(`offset(${String(exact)}) exceeds maximum(${String(MAX_LENGTH)})`);
+  }
+  const wanted = Number(exact);
+  if (!Number.isSafeInteger(wanted)) {
     throw new Failure("Parameter 'size' expects a value from 0 to 9007199254740991 (2^53 - 1)");
   }
   if (wanted <= current && asked.preallocation !== 'off') {
