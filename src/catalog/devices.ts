@@ -1,14 +1,18 @@
 /** The list of devices. A new device is a folder in `device/` and a line here. */
 import type { DeviceType } from '../device/bus/device.js';
+import { floppyDevice } from '../device/floppy/device.js';
 import { ich9AhciDevice } from '../device/ich9-ahci/device.js';
 import { ideCdDevice } from '../device/ide-cd/device.js';
 import { ideHdDevice } from '../device/ide-hd/device.js';
+import { isaFdcDevice } from '../device/isa-fdc/device.js';
 import { piix3IdeDevice } from '../device/piix3-ide/device.js';
 import { virtioBlkPciDevice } from '../device/virtio-blk-pci/device.js';
 
 export const deviceTypes: readonly DeviceType[] = [
   piix3IdeDevice,
   ich9AhciDevice,
+  isaFdcDevice,
+  floppyDevice,
   ideHdDevice,
   ideCdDevice,
   virtioBlkPciDevice,

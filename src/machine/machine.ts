@@ -11,6 +11,7 @@ import { Perm } from '../block/types.js';
 import { deviceAliases, deviceTypes } from '../catalog/devices.js';
 import type { GuestClock } from '../device/bus/clock.js';
 import type { Bus, Device, DeviceContext, DeviceType } from '../device/bus/device.js';
+import { IsaBus } from '../device/bus/isa.js';
 import { PciBus, PciConfigPorts } from '../device/bus/pci/bus.js';
 import type { AccessSize, IoRegion } from '../device/bus/space.js';
 import { IoSpace } from '../device/bus/space.js';
@@ -19,6 +20,7 @@ import type { Chipset, MachineType } from './chipset.js';
 import { pcChipset, q35Chipset } from './chipset.js';
 import { hostClock } from './clock.js';
 import { Cmos } from './cmos.js';
+import { Dma8237 } from './dma8237.js';
 import { FwCfg, textItem } from './fw-cfg.js';
 import { Interrupts } from './interrupts.js';
 import { GuestRam } from './ram.js';
@@ -86,9 +88,11 @@ export class Machine {
   readonly interrupts = new Interrupts();
   readonly cmos: Cmos;
   readonly fwCfg: FwCfg;
+  readonly dma: Dma8237;
   /** All devices, in the order in which they came. */
   readonly devices = new Set<Device>();
   readonly pci: PciBus;
+  readonly isa = new IsaBus('isa.0');
   readonly #init: MachineInit;
   readonly #chipset: Chipset;
   readonly #configPorts: PciConfigPorts;
@@ -112,6 +116,8 @@ export class Machine {
     this.cmos = new Cmos(() => new Date());
     this.cmos.setMemory(this.ram.bytes, this.ram.lowBytes);
     this.fwCfg = new FwCfg(this.ram.bytes);
+    this.dma = new Dma8237(this.ram);
+    this.dma.map(this.ports);
     this.#bootOrder = init.boot?.once ?? init.boot?.order ?? DEFAULT_BOOT;
     this.#paused = init.isPaused === true ? 'prelaunch' : undefined;
     const isPc = init.type === 'pc';
@@ -170,6 +176,7 @@ export class Machine {
       mmio: this.mmio,
       clock: this.clock,
       isaIrq: (number) => this.interrupts.line(number),
+      isaDma: (number) => this.dma.channel(number),
       run: {
         isRunning: () => this.isRunning,
         stopForError: () => {
@@ -188,8 +195,10 @@ export class Machine {
   /** Makes the machine's own devices and resets everything. */
   async start(): Promise<void> {
     this.#chipset.attach(this.pci);
-    if (this.type === 'pc') await this.#addOwn({ driver: 'piix3-ide', addr: '1.1' });
-    else await this.#addOwn({ driver: 'ich9-ahci', addr: '1f.2' });
+    if (this.type === 'pc') {
+      await this.#addOwn({ driver: 'piix3-ide', addr: '1.1' });
+      await this.#addOwn({ driver: 'isa-fdc' });
+    } else await this.#addOwn({ driver: 'ich9-ahci', addr: '1f.2' });
     this.#settle();
     for (const device of this.devices) device.reset();
     this.#chipset.reset();
@@ -319,7 +328,7 @@ export class Machine {
 
   /** All buses. */
   get buses(): readonly Bus[] {
-    return [this.pci, ...[...this.devices].flatMap((device) => device.buses)];
+    return [this.pci, this.isa, ...[...this.devices].flatMap((device) => device.buses)];
   }
 
   #findBus(type: DeviceType, name: string | undefined): Bus | undefined {
@@ -408,6 +417,7 @@ export class Machine {
   reset(): void {
     this.#bootOrder = this.#init.boot?.order ?? DEFAULT_BOOT;
     for (const device of this.devices) device.reset();
+    this.dma.reset();
     this.#chipset.reset();
     this.#configPorts.reset();
     this.#settle();
@@ -418,11 +428,14 @@ export class Machine {
   #settle(): void {
     this.cmos.setBoot(this.#bootOrder, this.#init.boot?.checkFloppy ?? true);
     const disks: (ReturnType<NonNullable<Device['biosDisk']>> | undefined)[] = [];
+    const floppies = [0, 0];
     const lines: string[] = [];
     const order: { readonly index: number; readonly path: string }[] = [];
     for (const device of this.devices) {
       const disk = device.biosDisk?.();
       if (disk !== undefined) disks[disk.number] = disk;
+      const floppy = device.biosFloppy?.();
+      if (floppy !== undefined) floppies[floppy.number] = floppy.cmosType;
       const path = device.firmwarePath?.();
       if (path === undefined) continue;
       const logical = device.logicalGeometry?.();
@@ -431,6 +444,7 @@ export class Machine {
       if (index >= 0) order.push({ index, path });
     }
     this.cmos.setDisks(Array.from({ length: 4 }, (_, i) => disks[i]));
+    this.cmos.setFloppies(floppies[0]!, floppies[1]!);
     this.fwCfg.setFile('bios-geometry', textItem(lines.join('\n')));
     order.sort((a, b) => a.index - b.index);
     this.fwCfg.setFile('bootorder', textItem(order.map(({ path }) => path).join('\n')));

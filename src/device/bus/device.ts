@@ -14,6 +14,7 @@ import { OptionError } from '../../options/option-error.js';
 import type { Decl, Infer, ParseHow } from '../../options/schema.js';
 import { parseValue } from '../../options/schema.js';
 import type { GuestClock } from './clock.js';
+import type { DmaChannel } from './dma.js';
 import type { Drive } from './drive.js';
 import type { GeometryGuess } from './geometry.js';
 import type { IrqLine } from './interrupt.js';
@@ -52,6 +53,8 @@ export interface DeviceContext {
   readonly clock: GuestClock;
   /** One more line to an ISA interrupt, 0 to 15. */
   isaIrq(this: void, number: number): IrqLine;
+  /** A channel of the ISA bus's DMA controller, 0 to 7. */
+  isaDma(this: void, number: number): DmaChannel;
   readonly run: RunState;
   /**
    * The drive, or a backend on the node, that a property `drive=` names; undefined: a backend
@@ -67,6 +70,13 @@ export interface DeviceContext {
 /** A disk as CMOS describes it; `number` counts the units of both channels. */
 export interface BiosDisk extends GeometryGuess {
   readonly number: number;
+}
+
+/** A floppy drive as CMOS describes it. */
+export interface BiosFloppy {
+  readonly number: number;
+  /** As of byte 0x10: 2 for 1.2 MB, 4 for 1.44 MB, 5 for 2.88 MB. */
+  readonly cmosType: number;
 }
 
 /** A device of a machine. */
@@ -88,6 +98,8 @@ export interface Device {
   pciSlot?(): number | undefined;
   /** What CMOS tells of a disk on one of the machine's own IDE channels. */
   biosDisk?(): BiosDisk | undefined;
+  /** What CMOS tells of a floppy drive. */
+  biosFloppy?(): BiosFloppy | undefined;
   /** Geometry that firmware is told to believe: cylinders, heads, sectors; zeroes: none. */
   logicalGeometry?(): readonly [number, number, number] | undefined;
   realize(): Promise<void>;

@@ -97,6 +97,26 @@ export class Drive {
     await this.#context.releaseBackend(this.backend);
   }
 
+  /**
+   * A medium that can be written came or went, in a drive that takes both kinds: takes the right
+   * to write, or gives it back. Where others do not allow writing it stays read-only.
+   */
+  async followMedium(): Promise<void> {
+    const { backend } = this;
+    const { shared } = backend.perms;
+    const writes = backend.isInserted && !backend.node.readOnly ? Perm.write : 0;
+    try {
+      await backend.setPerms({ perm: Perm.consistentRead | writes, shared });
+    } catch (e) {
+      if (!(e instanceof BlockError)) throw e;
+    }
+  }
+
+  /** Whether the device has the right to write. */
+  get mayWrite(): boolean {
+    return (this.backend.perms.perm & Perm.write) !== 0;
+  }
+
   /** Whether there is a medium. */
   get isInserted(): boolean {
     return this.backend.isInserted;

@@ -176,6 +176,13 @@ export async function attachDrive(machine: Machine, drive: Drive): Promise<void>
       }
       break;
     }
+    case 'floppy':
+      // A machine that has no controller by itself gets one for its drives.
+      if (!machine.buses.some((each) => each.kind === 'floppy-bus')) {
+        await machine.addDevice({ driver: 'isa-fdc' }, 'keyval');
+      }
+      await machine.addDevice({ driver: 'floppy', drive: id, unit: String(unit) }, 'keyval');
+      return;
     case 'virtio':
       await machine.addDevice({ driver: 'virtio-blk-pci', drive: id }, 'keyval');
       return;
