@@ -3,8 +3,9 @@ import type { Child } from './child.js';
 import type { Driver, NodeOptions, OpenFlags } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockNode } from './node.js';
-import { openFilter } from './open.js';
+import { attachChild, openFilter } from './open.js';
 import { filtered } from './status.js';
+import { Role } from './types.js';
 
 export interface FilterInit {
   readonly driver: Driver;
@@ -105,10 +106,12 @@ export function freezeChain(top: BlockNode, bottom: BlockNode, reason: string): 
  */
 export async function setBacking(image: BlockNode, to: BlockNode | undefined): Promise<void> {
   const { graph, backing } = image;
-  if (backing === undefined || backing.node === to) return;
+  if (backing?.node === to) return;
   await graph.drainBegin(image);
   try {
-    if (to === undefined) await graph.detachEdge(backing);
+    if (backing === undefined) {
+      if (to !== undefined) await attachChild(graph, image, to, 'backing', Role.cow);
+    } else if (to === undefined) await graph.detachEdge(backing);
     else await graph.replaceEdge(backing, to);
     image.refreshLimits();
   } finally {

@@ -346,7 +346,7 @@ async function build(
     node.refreshLimits();
     await node.refreshLength();
     if (driver.supportsBacking === true && !flags.noBacking) {
-      await openBacking(plan, node, backing.value);
+      await openBacking(graph, node, backing.value, plan.how.chain);
     }
     node.refreshLimits();
     await graph.refreshPerms(node);
@@ -516,7 +516,21 @@ export function nodeParent(graph: BlockGraph, node: BlockNode): ChildParent {
   };
 }
 
-async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise<void> {
+/** Opens the backing file that an image's header names, where there is none open. Throws. */
+export async function openHeaderBacking(graph: BlockGraph, node: BlockNode): Promise<void> {
+  if (node.backing !== undefined || node.driver.supportsBacking !== true) return;
+  node.flags = { ...node.flags, noBacking: false };
+  await openBacking(graph, node, undefined, []);
+  node.refreshLimits();
+  await graph.refreshPerms(node);
+}
+
+async function openBacking(
+  graph: BlockGraph,
+  node: BlockNode,
+  value: unknown,
+  above: readonly string[],
+): Promise<void> {
   if (value === null || value === '') {
     node.explicitOptions = { ...node.explicitOptions, backing: null };
     return;
@@ -525,16 +539,16 @@ async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise
   const named = explicit['file'] !== undefined || explicit['filename'] !== undefined;
   if (value === undefined && node.autoBackingFile === '') return;
   if (typeof value === 'string') {
-    const found = byReference(plan.graph, { reference: value });
-    await attach(plan.graph, node, found, 'backing', Role.cow);
+    const found = byReference(graph, { reference: value });
+    await attach(graph, node, found, 'backing', Role.cow);
     return;
   }
   const filename =
     named || (explicit['driver'] !== undefined && node.autoBackingFile === '')
       ? undefined
-      : backingPath(plan.graph, node);
+      : backingPath(graph, node);
   try {
-    const chain = extendChain(plan.how.chain, node);
+    const chain = extendChain(above, node);
     if (filename !== undefined && chain.includes(filename)) {
       throw new BlockError('ELOOP', `Backing file '${filename}' creates an infinite loop.`);
     }
@@ -543,11 +557,11 @@ async function openBacking(plan: Plan, node: BlockNode, value: unknown): Promise
       options['driver'] = node.backingFormat;
     }
     const below = await openNode(
-      plan.graph,
+      graph,
       { filename, options, flags: backingFlags(node.flags) },
       { protocolOnly: false, chain },
     );
-    await attach(plan.graph, node, below, 'backing', Role.cow);
+    await attach(graph, node, below, 'backing', Role.cow);
     below.inheritsFrom = node;
   } catch (e) {
     throw prepend('Could not open backing file: ', e);

@@ -206,3 +206,11 @@ export function headerFormat(node: BlockNode, mask: boolean): string {
   const { driver } = skipFilters(node);
   return mask && driver.kind === 'protocol' ? 'raw' : driver.name;
 }
+
+/** Whether a new image of this kind is known to read as zeroes. */
+export async function hasZeroInit(node: BlockNode): Promise<boolean> {
+  if (node.backing !== undefined) return false;
+  if (node.instance.hasZeroInit !== undefined) return node.instance.hasZeroInit();
+  const image = skipFilters(node);
+  return image !== node && hasZeroInit(image);
+}

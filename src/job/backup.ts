@@ -16,8 +16,9 @@ import { CopyFailure } from '../filter/copy-before-write/block-copy.js';
 import { blockCopies, copyBeforeWriteDriver } from '../filter/copy-before-write/driver.js';
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
-import type { JobTransaction } from './transaction.js';
-import type { JobControl, JobWork, OnError } from './work.js';
+import type { CopyJobOptions, HoldingWork } from './start.js';
+import { Holdings, makeJob } from './start.js';
+import type { JobControl } from './work.js';
 
 /** What is copied: QMP's MirrorSyncMode without `incremental`, which is `bitmap`. */
 export type BackupSync = 'full' | 'top' | 'none' | 'bitmap';
@@ -25,8 +26,7 @@ export type BackupSync = 'full' | 'top' | 'none' | 'bitmap';
 /** What becomes of the bitmap: QMP's BitmapSyncMode. */
 export type BitmapSync = 'on-success' | 'never' | 'always';
 
-export interface BackupOptions {
-  readonly id: string;
+export interface BackupOptions extends CopyJobOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
   readonly sync: BackupSync;
@@ -41,15 +41,6 @@ export interface BackupOptions {
   readonly maxChunk?: number | undefined;
   /** Copies in flight at most; never more than 8. */
   readonly maxWorkers?: number | undefined;
-  /** Bytes a second; 0 or absent: no limit. */
-  readonly speed?: number | undefined;
-  readonly onSourceError?: OnError | undefined;
-  readonly onTargetError?: OnError | undefined;
-  /** Name of the filter; absent: users do not see it. */
-  readonly filterName?: string | undefined;
-  readonly autoFinalize?: boolean | undefined;
-  readonly autoDismiss?: boolean | undefined;
-  readonly transaction?: JobTransaction | undefined;
 }
 
 /** Copies that the job has in flight at a time. */
@@ -57,17 +48,16 @@ const PARALLEL = 8;
 /** Wait before a copy is tried again whose failure is ignored. */
 const RETRY_MS = 100;
 
-class Backup implements JobWork {
+class Backup implements HoldingWork {
   readonly type = 'backup';
+  readonly held = new Holdings();
   readonly #options: BackupOptions;
-  readonly #filter: BlockNode;
   readonly #copy: BlockCopy;
-  releaseNodes: () => Promise<void> = async () => undefined;
   #at = 0;
 
   constructor(options: BackupOptions, filter: BlockNode, copy: BlockCopy) {
     this.#options = options;
-    this.#filter = filter;
+    this.held.filter = filter;
     this.#copy = copy;
   }
 
@@ -171,8 +161,7 @@ class Backup implements JobWork {
 
   async clean(): Promise<void> {
     this.#copy.onProgress = undefined;
-    await this.releaseNodes();
-    await removeFilter(this.#filter);
+    await this.held.letGo();
   }
 }
 
@@ -181,43 +170,30 @@ class Backup implements JobWork {
  * is as it was.
  */
 export async function createBackup(jobs: JobList, options: BackupOptions): Promise<Job> {
-  const { id, source, target, bitmap } = options;
+  const { source, target, bitmap } = options;
   if (source === target) throw new BlockError('EINVAL', 'Source and target cannot be the same');
   if (source.size !== target.size) {
     throw new BlockError('EINVAL', 'Source and target image have different sizes');
   }
   const filter = await openFilter(options);
-  let job: Job | undefined;
-  try {
-    const copy = setUpCopy(filter, options);
-    if (options.discardSource === true) await source.graph.refreshPerms(filter);
-    const work = new Backup(options, filter, copy);
-    job = await jobs.create({
-      id,
-      work,
-      autoFinalize: options.autoFinalize,
-      autoDismiss: options.autoDismiss,
-      transaction: options.transaction,
-      block: {
-        speed: options.speed ?? 0,
-        onError: {
-          read: options.onSourceError ?? 'report',
-          write: options.onTargetError ?? 'report',
-        },
-      },
-    });
-    const made = job;
-    work.releaseNodes = (): Promise<void> => made.releaseNodes();
+  const work = await setUp(filter, options).catch(async (e: unknown) => {
+    await removeFilter(filter);
+    throw e;
+  });
+  const tie = async (made: Job): Promise<void> => {
     work.watch(made);
     await made.addNode(filter, 'main node', { perm: 0, shared: Perm.all });
     await made.addNode(target, 'target', { perm: 0, shared: Perm.all });
-  } catch (e) {
-    await job?.discard();
-    await removeFilter(filter);
-    throw e;
-  }
+  };
+  const job = await makeJob({ jobs, options, work, tie });
   bitmap?.split();
   return job;
+}
+
+async function setUp(filter: BlockNode, options: BackupOptions): Promise<Backup> {
+  const copy = setUpCopy(filter, options);
+  if (options.discardSource === true) await filter.graph.refreshPerms(filter);
+  return new Backup(options, filter, copy);
 }
 
 async function openFilter(options: BackupOptions): Promise<BlockNode> {

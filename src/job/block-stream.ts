@@ -11,7 +11,7 @@
 import { Backend } from '../block/backend.js';
 import { BlockError, errorCode, prepend } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
-import { freezeChain, insertFilter, removeFilter, setBacking } from '../block/insert-filter.js';
+import { freezeChain, insertFilter, setBacking } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { reopenNode } from '../block/reopen.js';
 import { below, chainStatus, headerFormat, skipFilters } from '../block/status.js';
@@ -21,22 +21,12 @@ import { Iov } from '../lib/iov.js';
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
 import type { Piece } from './pieces.js';
-import { doPieces, PieceFailure } from './pieces.js';
-import type { JobControl, JobWork, OnError } from './work.js';
+import { asPiece, doPieces } from './pieces.js';
+import type { ChainJobOptions, HoldingWork } from './start.js';
+import { Holdings, makeJob } from './start.js';
+import type { JobControl } from './work.js';
 
-/** How a job on disks is started; all have defaults but the ID. */
-export interface StartOptions {
-  readonly id: string;
-  /** Bytes a second; 0 or absent: no limit. */
-  readonly speed?: number | undefined;
-  readonly onError?: OnError | undefined;
-  /** Name of the filter that the job puts in. */
-  readonly filterName?: string | undefined;
-  readonly autoFinalize?: boolean | undefined;
-  readonly autoDismiss?: boolean | undefined;
-}
-
-export interface StreamOptions extends StartOptions {
+export interface StreamOptions extends ChainJobOptions {
   /** The image that takes the data. */
   readonly node: BlockNode;
   /** What it stands on afterwards; absent: nothing. */
@@ -52,16 +42,14 @@ export interface StreamOptions extends StartOptions {
 /** Bytes that are copied at a time. */
 const CHUNK = 512 * 1024;
 
-class Stream implements JobWork {
+class Stream implements HoldingWork {
   readonly type = 'stream';
+  readonly held = new Holdings();
   readonly #options: StreamOptions;
   readonly #image: BlockNode;
   /** The lowest image that is copied from, or the image itself: then there is nothing to do. */
   readonly #bottom: BlockNode;
   readonly #wasReadOnly: boolean;
-  filter: BlockNode | undefined;
-  backend: Backend | undefined;
-  thaw: (() => void) | undefined;
   #firstError: unknown;
 
   constructor(options: StreamOptions, bottom: BlockNode, wasReadOnly: boolean) {
@@ -118,17 +106,14 @@ class Stream implements JobWork {
   async #copy({ offset, bytes }: Piece): Promise<void> {
     for (let at = offset; at < offset + bytes; at += CHUNK) {
       const n = Math.min(CHUNK, offset + bytes - at);
-      try {
-        await this.backend?.read(at, Iov.alloc(n), Req.prefetch);
-      } catch (e) {
-        throw new PieceFailure('read', e);
-      }
+      const read = this.held.source?.read(at, Iov.alloc(n), Req.prefetch);
+      if (read !== undefined) await asPiece('read', read);
     }
   }
 
   async prepare(): Promise<void> {
     const image = this.#image;
-    await this.#letGo();
+    await this.held.letGo();
     if (image.backing === undefined) return;
     const base = below(this.#bottom);
     const named = base === undefined ? undefined : skipFilters(base);
@@ -143,26 +128,11 @@ class Stream implements JobWork {
   }
 
   async clean(): Promise<void> {
-    await this.#letGo();
+    await this.held.letGo();
     if (this.#wasReadOnly) {
       await reopenNode(this.#image, { options: { 'read-only': true } }).catch(() => undefined);
     }
   }
-
-  /** Filter, backend and edges go. */
-  async #letGo(): Promise<void> {
-    const { filter, backend } = this;
-    this.thaw?.();
-    this.thaw = undefined;
-    this.backend = undefined;
-    this.filter = undefined;
-    await backend?.close();
-    if (filter === undefined) return;
-    await this.releaseNodes();
-    await removeFilter(filter);
-  }
-
-  releaseNodes: () => Promise<void> = async () => undefined;
 }
 
 /** The lowest node above `base` in the chain of `top`. Throws BlockError when it is not there. */
@@ -187,10 +157,9 @@ export async function startStream(
   const image = skipFilters(node);
   if (wasReadOnly) await reopenNode(image, { options: { 'read-only': false } });
   const work = new Stream(options, skipFilters(bottom), wasReadOnly);
-  let job: Job | undefined;
-  try {
-    const stop = options.base === undefined && options.bottom === undefined ? undefined : bottom;
-    work.filter = await insertFilter(node, {
+  const stop = options.base === undefined && options.bottom === undefined ? undefined : bottom;
+  const before = async (): Promise<void> => {
+    work.held.filter = await insertFilter(node, {
       driver: copyOnReadDriver,
       name: options.filterName,
       options: stop === undefined ? {} : { bottom: stop.name },
@@ -198,38 +167,21 @@ export async function startStream(
     }).catch((e: unknown) => {
       throw prepend('Could not create node: ', e);
     });
-    job = await jobs.create({ ...jobInit(options), work });
-    work.releaseNodes = (): Promise<void> => job?.releaseNodes() ?? Promise.resolve();
-    await tie(job, work, node, bottom, graph);
-  } catch (e) {
-    await work.clean();
-    await job?.discard();
-    throw e;
-  }
+  };
+  const tie = (made: Job): Promise<void> => tieStream(made, work.held, node, bottom, graph);
+  const job = await makeJob({ jobs, options, work, before, tie });
   await job.startNow();
   return job;
 }
 
-/** What jobs on disks take from their options. */
-export function jobInit({ id, speed = 0, onError = 'report', ...rest }: StartOptions): {
-  id: string;
-  autoFinalize: boolean | undefined;
-  autoDismiss: boolean | undefined;
-  block: { speed: number; onError: { read: OnError; write: OnError } };
-} {
-  const { autoFinalize, autoDismiss } = rest;
-  const block = { speed, onError: { read: onError, write: onError } };
-  return { id, autoFinalize, autoDismiss, block };
-}
-
-async function tie(
+async function tieStream(
   job: Job,
-  work: Stream,
+  held: Holdings,
   node: BlockNode,
   bottom: BlockNode,
   graph: BlockGraph,
 ): Promise<void> {
-  const { filter } = work;
+  const { filter } = held;
   if (filter === undefined) return;
   await job.addNode(filter, 'main node', { perm: 0, shared: Perm.all });
   const active = Perm.consistentRead | Perm.writeUnchanged | Perm.write;
@@ -238,8 +190,8 @@ async function tie(
   for (let at = below(node); at !== undefined && at !== below(bottom); at = below(at)) {
     await job.addNode(at, 'intermediate node', { perm: 0, shared });
   }
-  work.thaw = freezeChain(filter, bottom, job.id);
+  held.thaw = freezeChain(filter, bottom, job.id);
   const backend = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: active });
   await backend.attach(filter);
-  work.backend = backend;
+  held.source = backend;
 }

@@ -8,22 +8,21 @@
 import { Backend } from '../block/backend.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
-import { freezeChain, insertFilter, removeFilter, setBacking } from '../block/insert-filter.js';
+import { freezeChain, insertFilter, setBacking } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { reopenNode } from '../block/reopen.js';
 import { below, chainStatus, headerFormat, skipFilters } from '../block/status.js';
 import { Perm } from '../block/types.js';
 import { commitTopDriver } from '../filter/job-filters.js';
-import { Iov } from '../lib/iov.js';
-import type { StartOptions } from './block-stream.js';
-import { jobInit } from './block-stream.js';
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
 import type { Piece } from './pieces.js';
-import { doPieces, PieceFailure } from './pieces.js';
-import type { JobControl, JobWork } from './work.js';
+import { copyData, doPieces } from './pieces.js';
+import type { ChainJobOptions, HoldingWork } from './start.js';
+import { Holdings, makeJob } from './start.js';
+import type { JobControl } from './work.js';
 
-export interface CommitJobOptions extends StartOptions {
+export interface CommitJobOptions extends ChainJobOptions {
   /** The disk that guests use. */
   readonly node: BlockNode;
   /** The image that is committed with those between it and the base; not the active one. */
@@ -39,57 +38,11 @@ export interface CommitJobOptions extends StartOptions {
 /** Bytes that are copied at a time. */
 const CHUNK = 512 * 1024;
 
-/** Copies what a chain holds above its base into the base; shared with the active commit. */
-export class ChainCopy {
-  readonly #top: BlockNode;
-  readonly #base: BlockNode;
-  readonly #source: Backend;
-  readonly #target: Backend;
-
-  constructor(top: BlockNode, base: BlockNode, source: Backend, target: Backend) {
-    this.#top = top;
-    this.#base = base;
-    this.#source = source;
-    this.#target = target;
-  }
-
-  /** What is to be done with the run that begins at `offset`. */
-  async look(offset: number, bytes: number): Promise<Piece> {
-    try {
-      const s = await chainStatus(this.#top, this.#base, offset, bytes, false);
-      if (s.bytes > 0) return { offset, bytes: s.bytes, copy: s.allocated };
-    } catch {
-      // The copy will find out, and tell.
-    }
-    return { offset, bytes, copy: true };
-  }
-
-  /** Throws PieceFailure. */
-  async copy(offset: number, bytes: number): Promise<void> {
-    const data = Iov.alloc(bytes);
-    try {
-      await this.#source.read(offset, data);
-    } catch (e) {
-      throw new PieceFailure('read', e);
-    }
-    try {
-      if (data.isZero()) await this.#target.writeZeroes(offset, bytes);
-      else await this.#target.write(offset, data);
-    } catch (e) {
-      throw new PieceFailure('write', e);
-    }
-  }
-}
-
-class Commit implements JobWork {
+class Commit implements HoldingWork {
   readonly type = 'commit';
+  readonly held = new Holdings();
   readonly #options: CommitJobOptions;
   readonly #wasReadOnly: boolean;
-  filter: BlockNode | undefined;
-  source: Backend | undefined;
-  target: Backend | undefined;
-  thaw: (() => void) | undefined;
-  releaseNodes: () => Promise<void> = async () => undefined;
 
   constructor(options: CommitJobOptions, wasReadOnly: boolean) {
     this.#options = options;
@@ -97,22 +50,21 @@ class Commit implements JobWork {
   }
 
   async run(job: JobControl): Promise<void> {
-    const { source, target } = this;
+    const { source, target } = this.held;
     if (source === undefined || target === undefined) return;
     const { top, base } = this.#options;
     const end = top.size;
     job.progress.total = end;
     await growTo(target, end);
-    const copy = new ChainCopy(top, base, source, target);
     let at = 0;
     await doPieces(job, {
       next: async () => {
         if (at >= end) return undefined;
-        const piece = await copy.look(at, Math.min(CHUNK, end - at));
+        const piece = await this.#look(at, Math.min(CHUNK, end - at));
         at += piece.bytes;
         return piece;
       },
-      copy: ({ offset, bytes }) => copy.copy(offset, bytes),
+      copy: ({ offset, bytes }) => copyData(source, target, offset, bytes, true),
       // A base that lacks a piece would be no base.
       ignored: () => 'again',
     });
@@ -124,19 +76,26 @@ class Commit implements JobWork {
     }
   }
 
-  async prepare(): Promise<void> {
-    const { filter } = this;
+  /** What is to be done with the run that begins at `offset`. */
+  async #look(offset: number, bytes: number): Promise<Piece> {
     const { top, base } = this.#options;
+    // Where nobody knows, the copy will find out, and tell.
+    const run = await chainStatus(top, base, offset, bytes, false).catch(() => undefined);
+    if (run === undefined || run.bytes === 0) return { offset, bytes, copy: true };
+    return { offset, bytes: run.bytes, copy: run.allocated };
+  }
+
+  async prepare(): Promise<void> {
+    const { filter } = this.held;
+    const { base } = this.#options;
     const { backingFile = skipFilters(base).filename } = this.#options;
-    await this.target?.flush();
-    await this.#closeBackends();
-    await this.releaseNodes();
+    await this.held.target?.flush();
+    await this.held.releaseNodes();
     if (filter === undefined) return;
     const { graph } = filter;
     await graph.drainBegin(filter);
     try {
-      const overlays = [...filter.parents];
-      for (const edge of overlays) {
+      for (const edge of [...filter.parents]) {
         const image = edge.parent.asNode;
         if (image === undefined) continue;
         const format = headerFormat(base, this.#options.maskProtocol === true);
@@ -144,33 +103,15 @@ class Commit implements JobWork {
         await setBacking(image, base);
       }
       // Whoever else uses the filter goes on with the base, which reads the same.
-      this.filter = undefined;
-      await removeFilter(filter, base);
+      await this.held.letGo(base);
     } finally {
       graph.drainEnd(filter);
     }
-    void top;
   }
 
   async clean(): Promise<void> {
-    const { filter } = this;
-    await this.#closeBackends();
-    this.filter = undefined;
-    if (filter !== undefined) {
-      await this.releaseNodes();
-      await removeFilter(filter);
-    }
+    await this.held.letGo();
     if (this.#wasReadOnly) await makeReadOnly(this.#options.base);
-  }
-
-  async #closeBackends(): Promise<void> {
-    this.thaw?.();
-    this.thaw = undefined;
-    const { source, target } = this;
-    this.source = undefined;
-    this.target = undefined;
-    await source?.close();
-    await target?.close();
   }
 }
 
@@ -207,32 +148,26 @@ export async function startCommit(
   const wasReadOnly = base.readOnly;
   if (wasReadOnly) await reopenNode(base, { options: { 'read-only': false } });
   const work = new Commit(options, wasReadOnly);
-  let job: Job | undefined;
-  try {
-    job = await jobs.create({ ...jobInit(options), work });
-    work.releaseNodes = (): Promise<void> => job?.releaseNodes() ?? Promise.resolve();
-    work.filter = await insertFilter(top, {
+  const tie = async (made: Job): Promise<void> => {
+    work.held.filter = await insertFilter(top, {
       driver: commitTopDriver,
       name: options.filterName,
       flags: { writable: false },
     });
-    await tie(job, work, options, graph);
-  } catch (e) {
-    await work.clean();
-    await job?.discard();
-    throw e;
-  }
+    await tieCommit(made, work.held, options, graph);
+  };
+  const job = await makeJob({ jobs, options, work, tie });
   await job.startNow();
   return job;
 }
 
-async function tie(
+async function tieCommit(
   job: Job,
-  work: Commit,
+  held: Holdings,
   { node, top, base }: CommitJobOptions,
   graph: BlockGraph,
 ): Promise<void> {
-  const { filter } = work;
+  const { filter } = held;
   if (filter === undefined) return;
   const tied = { perm: 0, shared: Perm.all };
   await job.addNode(node, 'main node', tied);
@@ -241,15 +176,15 @@ async function tie(
     await job.addNode(at, 'intermediate node', { perm: 0, shared });
   }
   await job.addNode(base, 'base', tied);
-  work.thaw = freezeChain(filter, base, job.id);
+  held.thaw = freezeChain(filter, base, job.id);
   // The job reads what the images hold though nobody may rely on them while the base changes.
-  work.source = new Backend({ graph, name: '', perm: 0, shared: Perm.all });
-  await work.source.attach(top);
-  work.target = new Backend({
+  held.source = new Backend({ graph, name: '', perm: 0, shared: Perm.all });
+  await held.source.attach(top);
+  held.target = new Backend({
     graph,
     name: '',
     perm: Perm.consistentRead | Perm.write | (base.size < top.size ? Perm.resize : 0),
     shared: Perm.consistentRead | Perm.writeUnchanged,
   });
-  await work.target.attach(base);
+  await held.target.attach(base);
 }

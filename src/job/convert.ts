@@ -13,7 +13,7 @@ import { BlockError, isNotSupported, prepend } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
 import { defaultFlags } from '../block/node-options.js';
 import type { BlockNode } from '../block/node.js';
-import { skipFilters } from '../block/status.js';
+import { hasZeroInit, skipFilters } from '../block/status.js';
 import type { CacheMode } from '../block/types.js';
 import { Req } from '../block/types.js';
 import type { HostFiles } from '../host/file.js';
@@ -470,12 +470,4 @@ async function readsAsZero(
   if (hasBacking) return false;
   if (options.target.isZero === true) return true;
   return options.target.exists !== true && hasZeroInit(target.node);
-}
-
-/** Whether a new image of this kind is known to read as zeroes. */
-export async function hasZeroInit(node: BlockNode): Promise<boolean> {
-  if (node.backing !== undefined) return false;
-  if (node.instance.hasZeroInit !== undefined) return node.instance.hasZeroInit();
-  const below = skipFilters(node);
-  return below !== node && hasZeroInit(below);
 }

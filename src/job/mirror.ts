@@ -2,9 +2,8 @@
  * Job `mirror`: a disk is copied to a target while guests go on writing; when both are equal the
  * job is ready, and completing it makes the target what the guests use.
  *
- * A filter on top of the disk counts what guests write in a bitmap. A bit is cleared before its
- * range is read and set when a write has ended, so that a range is clean only if the target has
- * what the last write left. In write-blocking mode a write goes to the target, too, before it ends.
+ * A filter on top of the disk counts what guests write in a bitmap, which the job follows. In
+ * write-blocking mode a write goes to the target, too, before it ends.
  *
  * Invariants
  *  M1  A range is in flight to the target once at a time: copies and writes of guests that go to
@@ -14,23 +13,25 @@
 import { Backend } from '../block/backend.js';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
 import { BlockError, isNotSupported } from '../block/errors.js';
-import { insertFilter, moveEdges, movable, removeFilter } from '../block/insert-filter.js';
+import { insertFilter, moveEdges, movable, setBacking } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
+import { openHeaderBacking } from '../block/open.js';
 import { below, chainStatus, skipFilters } from '../block/status.js';
 import { Perm, Req } from '../block/types.js';
 import { WriteTracker } from '../block/write-tracker.js';
 import { mirrorTopDriver, mirrorTops } from '../filter/job-filters.js';
-import { Iov } from '../lib/iov.js';
+import { Follow, markHeld } from './follow.js';
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
-import { doPieces, PieceFailure } from './pieces.js';
-import type { JobControl, JobWork, OnError } from './work.js';
+import { asPiece, copyData, PieceFailure } from './pieces.js';
+import type { CopyJobOptions, HoldingWork } from './start.js';
+import { Holdings, makeJob } from './start.js';
+import type { JobControl } from './work.js';
 
 export type MirrorSync = 'full' | 'top' | 'none';
 export type CopyMode = 'background' | 'write-blocking';
 
-export interface MirrorOptions {
-  readonly id: string;
+export interface MirrorOptions extends CopyJobOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
   readonly sync: MirrorSync;
@@ -43,46 +44,46 @@ export interface MirrorOptions {
   /** Zeroes may be deallocated in the target; default yes. */
   readonly unmap?: boolean | undefined;
   readonly copyMode?: CopyMode | undefined;
-  readonly speed?: number | undefined;
-  readonly onSourceError?: OnError | undefined;
-  readonly onTargetError?: OnError | undefined;
-  readonly filterName?: string | undefined;
-  readonly autoFinalize?: boolean | undefined;
-  readonly autoDismiss?: boolean | undefined;
+  /** The target may hold something else than zeroes; default for `full`: yes. */
+  readonly zeroTarget?: boolean | undefined;
+  /**
+   * What the target stands on at the end: what the source does, above what was not copied; what
+   * its header names; absent: what it stands on now.
+   */
+  readonly backing?: 'source' | 'header' | undefined;
 }
 
 /** Bytes that are copied at a time. */
 const CHUNK = 1024 * 1024;
 const BUFFER = 16 * CHUNK;
+/** Bytes that are zeroed at a time before the copy. */
+const ZERO_CHUNK = 64 * 1024 * 1024;
 /** Pieces in flight, however small they are. */
 const MAX_IN_FLIGHT = 16;
-/** How often a job that is ready looks for what was written. */
-const LOOK_MS = 100;
 const FINEST = 512;
 const COARSEST = 64 * 1024 * 1024;
 /** Bounds of the default granularity. */
 const PAGE = 4096;
 const USUAL = 64 * 1024;
 
-class Mirror implements JobWork {
+class Mirror implements HoldingWork {
   readonly type = 'mirror';
+  readonly held = new Holdings();
   readonly #options: MirrorOptions;
   readonly #dirty: DirtyBitmap;
+  readonly #follow: Follow;
   readonly #ranges = new WriteTracker();
-  readonly filter: BlockNode;
-  source: Backend | undefined;
-  target: Backend | undefined;
-  releaseNodes: () => Promise<void> = async () => undefined;
+  /** In force now, and what clients want. */
   #mode: CopyMode;
-  #isReady = false;
-  #completes = false;
+  #wantedMode: CopyMode;
   #failure: PieceFailure | undefined;
-  #removed = false;
 
   constructor(options: MirrorOptions, filter: BlockNode, granularity: number) {
     this.#options = options;
-    this.filter = filter;
-    this.#mode = options.copyMode ?? 'background';
+    this.held.filter = filter;
+    this.#wantedMode = options.copyMode ?? 'background';
+    // What goes to the target before it is zeroed would be lost.
+    this.#mode = options.sync === 'full' ? 'background' : this.#wantedMode;
     this.#dirty = new DirtyBitmap({
       name: '',
       granularity,
@@ -91,88 +92,87 @@ class Mirror implements JobWork {
       persistent: false,
     });
     filter.dirtyBitmaps.set('', this.#dirty);
+    const pieceBytes = this.#pieceBytes;
+    const parallel = Math.floor(this.#bufferBytes / pieceBytes);
+    this.#follow = new Follow({
+      dirty: this.#dirty,
+      bytes: options.source.size,
+      pieceBytes,
+      parallel: Math.max(1, Math.min(parallel, MAX_IN_FLIGHT)),
+      copy: (offset, bytes) => this.#copy(offset, bytes),
+      flush: async () => this.held.target?.flush(),
+      takeFailure: () => {
+        const failure = this.#failure;
+        this.#failure = undefined;
+        return failure;
+      },
+    });
   }
 
   async run(job: JobControl): Promise<void> {
-    const { source, target } = this.#options;
+    const { source, target, sync } = this.#options;
     if (source.size !== target.size) {
       throw new BlockError('EINVAL', 'Source and target image have different sizes');
     }
-    if (this.#options.sync !== 'none') await this.#findData(job);
-    this.#tellTotal(job);
-    for (;;) {
-      await this.#copyDirty(job);
-      if (this.#failure !== undefined) await this.#answerWrite(job);
-      if (this.#dirty.dirtyBytes > 0) continue;
-      if (!this.#isReady) {
-        await this.target?.flush();
-        if (this.#dirty.dirtyBytes > 0) continue;
-        this.#isReady = true;
-        job.ready();
+    if (sync === 'full') await this.#findData(job);
+    if (sync === 'top') await markHeld(job, this.#dirty, source, this.#sourceBase);
+    await this.#follow.run(job);
+  }
+
+  /** Zeroes are written at once where that is cheap, and only the rest is copied. */
+  async #findData(job: JobControl): Promise<void> {
+    const { source, zeroTarget = true } = this.#options;
+    try {
+      if (zeroTarget && !this.#zeroesCheaply) this.#dirty.set(0, source.size);
+      else {
+        if (zeroTarget) await this.#zeroAll(job);
+        await markHeld(job, this.#dirty, source, undefined);
       }
-      if (this.#completes || job.isCancelRequested) return;
-      await job.sleep(LOOK_MS);
+    } finally {
+      this.#mode = this.#wantedMode;
     }
+  }
+
+  get #zeroesCheaply(): boolean {
+    const { target } = this.#options;
+    return target.flags.unmap && ((target.instance.zeroFlags ?? 0) & Req.mayUnmap) !== 0;
+  }
+
+  async #zeroAll(job: JobControl): Promise<void> {
+    const end = this.#options.source.size;
+    for (let at = 0; at < end; at += ZERO_CHUNK) {
+      await job.pausePoint();
+      const n = Math.min(ZERO_CHUNK, end - at);
+      await this.#ranges.run({ offset: at, bytes: n, serialising: true }, async () => {
+        await this.held.target?.writeZeroes(at, n, Req.mayUnmap);
+      });
+    }
+  }
+
+  get #sourceBase(): BlockNode | undefined {
+    return below(skipFilters(this.#options.source));
   }
 
   complete(): void {
-    this.#completes = true;
+    this.#follow.completes = true;
   }
 
   cancel(force: boolean): boolean {
-    return force || !this.#isReady;
+    return this.#follow.endsAtOnce(force);
   }
 
   change(options: Readonly<Record<string, unknown>>): void {
-    const mode = options['copy-mode'];
-    if (mode === this.#mode) return;
+    const { 'copy-mode': mode = 'background' } = options;
+    if (mode === this.#wantedMode) return;
     if (mode !== 'write-blocking') {
       throw new BlockError('EINVAL', `Change to copy mode '${String(mode)}' is not implemented`);
     }
-    this.#mode = mode;
+    if (this.#mode === this.#wantedMode) this.#mode = mode;
+    this.#wantedMode = mode;
   }
 
   info(): Readonly<Record<string, unknown>> {
-    return { 'actively-synced': this.#isReady && this.#mode === 'write-blocking' };
-  }
-
-  /** All of the disk, or what its topmost image holds, is to be copied. */
-  async #findData(job: JobControl): Promise<void> {
-    const { source, sync } = this.#options;
-    if (sync === 'full') {
-      this.#dirty.set(0, source.size);
-      return;
-    }
-    const base = below(skipFilters(source));
-    for (let at = 0; at < source.size;) {
-      await job.pausePoint();
-      const run = await chainStatus(source, base, at, source.size - at, false);
-      if (run.bytes === 0) return;
-      if (run.allocated) this.#dirty.set(at, run.bytes);
-      at += run.bytes;
-    }
-  }
-
-  #tellTotal(job: JobControl): void {
-    job.progress.total = job.progress.done + this.#dirty.dirtyBytes;
-  }
-
-  async #copyDirty(job: JobControl): Promise<void> {
-    let at = 0;
-    const parallel = Math.floor(this.#bufferBytes / this.#pieceBytes);
-    await doPieces(job, {
-      parallel: Math.max(1, Math.min(parallel, MAX_IN_FLIGHT)),
-      next: async () => {
-        const range = this.#take(at);
-        if (range === undefined) return undefined;
-        at = range.offset + range.bytes;
-        job.progress.total = Math.max(job.progress.total, job.progress.done + range.bytes);
-        return { ...range, copy: true };
-      },
-      copy: ({ offset, bytes }) => this.#copy(offset, bytes),
-      ignored: () => 'again',
-    });
-    this.#tellTotal(job);
+    return { 'actively-synced': this.#follow.isReady && this.#mode === 'write-blocking' };
   }
 
   get #bufferBytes(): number {
@@ -187,18 +187,6 @@ class Mirror implements JobWork {
     return Math.max(granularity, most - (most % granularity));
   }
 
-  /** The next dirty range from `from`, which is clean then. */
-  #take(from: number): { offset: number; bytes: number } | undefined {
-    const end = this.#options.source.size;
-    const start = this.#dirty.next(from, true);
-    if (start === undefined || start >= end) return undefined;
-    const offset = start - (start % this.#dirty.granularity);
-    const stop = this.#dirty.next(start, false) ?? end;
-    const bytes = Math.min(stop, offset + this.#pieceBytes, end) - offset;
-    this.#dirty.clear(offset, bytes);
-    return { offset, bytes };
-  }
-
   /** Copies a range that the caller has made clean. Throws PieceFailure. */
   #copy(offset: number, bytes: number): Promise<void> {
     return this.#ranges.run({ offset, bytes, serialising: true }, async () => {
@@ -210,18 +198,16 @@ class Mirror implements JobWork {
   }
 
   async #copyRun(offset: number, bytes: number): Promise<number> {
-    const { source, target } = this;
+    const { source, target } = this.held;
     if (source === undefined || target === undefined) throw new BlockError('ECANCELED');
     const run = await chainStatus(source.node, undefined, offset, bytes).catch(() => undefined);
     const n = run === undefined || run.bytes === 0 ? bytes : Math.min(run.bytes, bytes);
     const unmap = this.#options.unmap === false ? 0 : Req.mayUnmap;
     if (run?.zero === true) {
-      await target.writeZeroes(offset, n, unmap).catch(failed('write'));
+      await asPiece('write', target.writeZeroes(offset, n, unmap));
       return n;
     }
-    const data = Iov.alloc(n);
-    await source.read(offset, data).catch(failed('read'));
-    await target.write(offset, data).catch(failed('write'));
+    await copyData(source, target, offset, n);
     return n;
   }
 
@@ -235,7 +221,7 @@ class Mirror implements JobWork {
     write: () => Promise<void>,
     copy: (target: Backend) => Promise<void>,
   ): Promise<void> {
-    const { target } = this;
+    const { target } = this.held;
     if (this.#mode === 'background' || target === undefined || bytes === 0) {
       try {
         await write();
@@ -258,25 +244,22 @@ class Mirror implements JobWork {
     });
   }
 
-  /** The target failed while a guest wrote to it. */
-  async #answerWrite(job: JobControl): Promise<void> {
-    const failure = this.#failure;
-    this.#failure = undefined;
-    if (failure !== undefined) await job.ioFailed(failure.operation, failure.cause);
-  }
-
   async prepare(): Promise<void> {
-    const { filter } = this;
-    const { graph } = filter;
-    if (!this.#completes) {
-      await this.target?.flush();
+    const { filter, target } = this.held;
+    if (filter === undefined) return;
+    if (!this.#follow.completes) {
+      await target?.flush();
+      await this.#setBacking();
       return;
     }
+    const { graph } = filter;
     await graph.drainBegin(filter);
     filter.refs++;
     try {
-      await this.#catchUp();
-      await this.target?.flush();
+      // M2
+      await this.#follow.catchUp();
+      await target?.flush();
+      await this.#setBacking();
       await this.#pivot();
     } finally {
       graph.drainEnd(filter);
@@ -284,28 +267,27 @@ class Mirror implements JobWork {
     }
   }
 
-  /** M2: guests are held. */
-  async #catchUp(): Promise<void> {
-    try {
-      for (let range = this.#take(0); range !== undefined; range = this.#take(0)) {
-        await this.#copy(range.offset, range.bytes);
-      }
-    } catch (e) {
-      throw e instanceof PieceFailure ? e.cause : e;
-    }
+  /** What was not copied is to be seen below. */
+  async #setBacking(): Promise<void> {
+    const { source, target, sync, backing } = this.#options;
+    const image = skipFilters(target);
+    if (image.driver.supportsBacking !== true) return;
+    if (backing === 'header') await openHeaderBacking(image.graph, image);
+    if (backing !== 'source') return;
+    const copied = sync === 'top' ? this.#sourceBase : undefined;
+    await setBacking(image, sync === 'none' ? source : copied);
   }
 
   async #pivot(): Promise<void> {
     const { source, target, replaces } = this.#options;
-    const { filter } = this;
     target.refs++;
     try {
-      await this.#letGo();
+      this.#unwatch();
       if (replaces === undefined || replaces === source) {
-        await removeFilter(filter, target);
-        this.#removed = true;
+        await this.held.letGo(target);
         return;
       }
+      await this.held.releaseNodes();
       await target.graph.drainBegin(replaces);
       try {
         await moveEdges(movable(replaces), target);
@@ -318,26 +300,14 @@ class Mirror implements JobWork {
   }
 
   async clean(): Promise<void> {
-    if (this.#removed) return;
-    await this.#letGo();
-    await removeFilter(this.filter);
+    this.#unwatch();
+    await this.held.letGo();
   }
 
-  async #letGo(): Promise<void> {
-    mirrorTops.get(this.filter.instance)?.watch(undefined);
-    const { source, target } = this;
-    this.source = undefined;
-    this.target = undefined;
-    await source?.close();
-    await target?.close();
-    await this.releaseNodes();
+  #unwatch(): void {
+    const { filter } = this.held;
+    if (filter !== undefined) mirrorTops.get(filter.instance)?.watch(undefined);
   }
-}
-
-function failed(operation: 'read' | 'write'): (e: unknown) => never {
-  return (e) => {
-    throw new PieceFailure(operation, e);
-  };
 }
 
 /** Makes the job and starts it. Throws BlockError with QEMU's texts; then all is as it was. */
@@ -348,29 +318,8 @@ export async function startMirror(jobs: JobList, options: MirrorOptions): Promis
   const granularity = await granularityOf(options);
   const filter = await insertFilter(source, { driver: mirrorTopDriver, name: filterName });
   const work = new Mirror(options, filter, granularity);
-  let job: Job | undefined;
-  try {
-    const made = await jobs.create({
-      id,
-      work,
-      autoFinalize: options.autoFinalize,
-      autoDismiss: options.autoDismiss,
-      block: {
-        speed: options.speed ?? 0,
-        onError: {
-          read: options.onSourceError ?? 'report',
-          write: options.onTargetError ?? 'report',
-        },
-      },
-    });
-    job = made;
-    work.releaseNodes = (): Promise<void> => made.releaseNodes();
-    await tie(made, work, options);
-  } catch (e) {
-    await work.clean();
-    await job?.discard();
-    throw e;
-  }
+  const tie = (made: Job): Promise<void> => tieMirror(made, work, options);
+  const job = await makeJob({ jobs, options, work, tie });
   await job.startNow();
   return job;
 }
@@ -389,17 +338,20 @@ async function granularityOf({ granularity = 0, target }: MirrorOptions): Promis
   return Math.max(PAGE, Math.min(USUAL, cluster));
 }
 
-async function tie(job: Job, work: Mirror, { source, target }: MirrorOptions): Promise<void> {
+async function tieMirror(job: Job, work: Mirror, options: MirrorOptions): Promise<void> {
+  const { source, target } = options;
   const { graph } = source;
+  const { filter } = work.held;
+  if (filter === undefined) return;
   const shared = Perm.consistentRead | Perm.writeUnchanged | Perm.write;
-  await job.addNode(work.filter, 'main node', { perm: Perm.consistentRead, shared });
+  await job.addNode(filter, 'main node', { perm: Perm.consistentRead, shared });
   await job.addNode(source, 'source', { perm: 0, shared });
   await job.addNode(target, 'target', { perm: 0, shared: Perm.all });
   const reader = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: Perm.all });
   await reader.attach(source);
-  work.source = reader;
+  work.held.source = reader;
   const writer = new Backend({ graph, name: '', perm: Perm.write, shared: Perm.writeUnchanged });
   await writer.attach(target);
-  work.target = writer;
-  mirrorTops.get(work.filter.instance)?.watch((...write) => work.guestWrites(...write));
+  work.held.target = writer;
+  mirrorTops.get(filter.instance)?.watch((...write) => work.guestWrites(...write));
 }

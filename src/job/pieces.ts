@@ -1,4 +1,7 @@
 /** What jobs that move data have in common: pieces of work, some at a time. */
+import type { Backend } from '../block/backend.js';
+import { copyThrough } from '../block/copy-through.js';
+import { Iov } from '../lib/iov.js';
 import type { JobControl } from './work.js';
 
 /** A run of bytes, and whether there is something to do with it. */
@@ -16,6 +19,35 @@ export class PieceFailure extends Error {
   ) {
     super(operation);
   }
+}
+
+/** A request of a piece. Throws {@link PieceFailure}. */
+export async function asPiece<T>(operation: 'read' | 'write', request: Promise<T>): Promise<T> {
+  try {
+    return await request;
+  } catch (e) {
+    throw new PieceFailure(operation, e);
+  }
+}
+
+/**
+ * Copies bytes, from file to file of the host where both ends allow, without bringing them here.
+ * Throws {@link PieceFailure}.
+ */
+export async function copyData(
+  source: Backend,
+  target: Backend,
+  offset: number,
+  bytes: number,
+  findZeroes = false,
+): Promise<void> {
+  const through = !findZeroes && target.node.takesFileRuns;
+  if (through && (await copyThrough(source, target, offset, bytes))) return;
+  const data = Iov.alloc(bytes);
+  await asPiece('read', source.read(offset, data));
+  const isZero = findZeroes && data.isZero();
+  const write = isZero ? target.writeZeroes(offset, bytes) : target.write(offset, data);
+  await asPiece('write', write);
 }
 
 export interface PieceWork {

@@ -4,84 +4,26 @@
 // after an event is left open: that depends on how fast the job is.
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { formatJson } from '../../src/lib/json-text.js';
-import { DaemonProcess, isReply } from '../qmp/support.js';
 import type { Message } from '../qmp/support.js';
-import { binPath, findCommand, requiresQemu10, runOk, tempDir } from '../support/index.js';
+import { binPath, findCommand, requiresQemu10, runOk } from '../support/index.js';
+import type { Folder, Step } from './qmp-transcript.js';
+import { cmd, transcript } from './qmp-transcript.js';
 
-/** A request, and the state of a job that is waited for before the next. */
-interface Step {
-  readonly request: Message;
-  readonly until: string | undefined;
-}
-
-const cmd = (execute: string, args: Message = {}, until?: string): Step => ({
-  request: { execute, arguments: args },
-  until,
-});
-
-function scrub({ timestamp: _, ...message }: Message, folder: string): string {
-  return (
-    formatJson(message)
-      .replaceAll(folder, 'DIR')
-      // How far a job has come when it is cancelled.
-      .replace(/(CANCELLED.*"offset": )\d+/, '$1N')
-      .replace(/#block\d+/g, '#block')
-  );
-}
-
-function isState(message: Message, state: string): boolean {
-  const data = message['data'] as Message | undefined;
-  return message['event'] === state || data?.['status'] === state;
-}
-
-async function take(daemon: DaemonProcess, step: Step, from: number): Promise<readonly Message[]> {
-  daemon.child.stdin.write(`${JSON.stringify(step.request)}\n`);
-  const { until } = step;
-  const seen = await daemon.lines.until((all) => {
-    const now = all.slice(from);
-    const failed = now.some((m) => 'error' in m);
-    return (
-      now.some(isReply) && (failed || until === undefined || now.some((m) => isState(m, until)))
-    );
-  });
-  return seen.slice(from);
-}
-
-async function transcript(program: string, steps: (dir: string) => Step[]): Promise<string[]> {
-  const dir = tempDir();
-  const at = (name: string): string => join(dir, name);
-  const img = findCommand('qemu-img') ?? 'qemu-img';
-  const io = findCommand('qemu-io') ?? 'qemu-io';
+async function prepare({ at }: Folder, img: string, io: string): Promise<void> {
   for (const name of ['source', 'target', 'second', 'small']) {
     const size = name === 'small' ? '512k' : '1M';
     await runOk(img, ['create', '-q', '-f', 'qcow2', at(`${name}.qcow2`), size]);
   }
   const write = ['-c', 'write -P 1 0 256k', '-c', 'write -P 2 640k 64k'];
   await runOk(io, ['-f', 'qcow2', ...write, at('source.qcow2')]);
-  const daemon = await new DaemonProcess(program).ready();
+}
+
+async function judge({ at }: Folder, img: string): Promise<string[]> {
   const out: string[] = [];
-  let from = daemon.lines.seen.length;
-  for (const step of steps(dir)) {
-    out.push(`> ${formatJson(step.request)}`.replaceAll(dir, 'DIR'));
-    const messages = await take(daemon, step, from);
-    from += messages.length;
-    const texts = (which: boolean): string[] =>
-      messages.filter((m) => isReply(m) === which).map((m) => scrub(m, dir));
-    out.push(...texts(false), ...texts(true));
-  }
-  out.push(`status ${String(await daemon.quit())}`);
-  out.push(...daemon.lines.seen.slice(from).map((m) => scrub(m, dir)));
+  const both = ['-f', 'qcow2', '-F', 'qcow2'];
   for (const name of ['target', 'second', 'made']) {
-    const same = await runOk(img, [
-      'compare',
-      '-f',
-      'qcow2',
-      '-F',
-      'qcow2',
-      at('source.qcow2'),
-      at(`${name}.qcow2`),
-    ]);
+    const files = [at('source.qcow2'), at(`${name}.qcow2`)];
+    const same = await runOk(img, ['compare', ...both, ...files]);
     out.push(`${name}: ${same.stdout}`);
   }
   return out;
@@ -185,8 +127,9 @@ requiresQemu10(
   'qemu-io',
 )('backups of both daemons', () => {
   it('each step is answered as by QEMU’s daemon, and the targets are equal', async () => {
-    const theirs = await transcript(findCommand('qemu-storage-daemon') ?? '', steps);
-    const ours = await transcript(binPath('vdisk-storage-daemon'), steps);
+    const script = { prepare, steps, judge };
+    const theirs = await transcript(findCommand('qemu-storage-daemon') ?? '', script);
+    const ours = await transcript(binPath('vdisk-storage-daemon'), script);
     expect(ours).toEqual(theirs);
   });
 });

@@ -4,62 +4,14 @@
 // on how fast the job is.
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { formatJson } from '../../src/lib/json-text.js';
-import { DaemonProcess, isReply } from '../qmp/support.js';
 import type { Message } from '../qmp/support.js';
-import { binPath, findCommand, requiresQemu10, runOk, tempDir } from '../support/index.js';
+import { binPath, findCommand, requiresQemu10, runOk } from '../support/index.js';
+import type { Folder, Step } from './qmp-transcript.js';
+import { cmd, transcript } from './qmp-transcript.js';
 
 const ours = binPath('vdisk-storage-daemon');
 
-/** A request, and the state of a job, or the event, that is waited for before the next. */
-interface Step {
-  readonly request: Message;
-  readonly until: string | undefined;
-}
-
-const cmd = (execute: string, args: Message = {}, until?: string): Step => ({
-  request: { execute, arguments: args },
-  until,
-});
-
-function scrub({ timestamp: _, ...message }: Message, folder: string): string {
-  return (
-    formatJson(message)
-      .replaceAll(folder, 'DIR')
-      .replace(/#block\d+/g, '#block')
-      .replace(/"actual-size": \d+/g, '"actual-size": N')
-      // How far a job has come when it is stopped, and what that has made of the files.
-      .replace(/(CANCELLED.*"offset": )\d+/, '$1N')
-      .replace(
-        /"virtual-size": \d+(, "filename": "[^"]*", "format": "file")/g,
-        '"virtual-size": N$1',
-      )
-  );
-}
-
-function hasState(message: Message, state: string): boolean {
-  const data = message['data'] as Message | undefined;
-  return message['event'] === state || data?.['status'] === state;
-}
-
-async function take(daemon: DaemonProcess, step: Step, from: number): Promise<readonly Message[]> {
-  daemon.child.stdin.write(`${JSON.stringify(step.request)}\n`);
-  const { until } = step;
-  const seen = await daemon.lines.until((all) => {
-    const now = all.slice(from);
-    const failed = now.some((m) => 'error' in m);
-    const reached = until === undefined || now.some((m) => hasState(m, until));
-    return now.some(isReply) && (failed || reached);
-  });
-  return seen.slice(from);
-}
-
-/** Where a step's messages begin: behind all of the step before. */
-async function transcript(program: string, steps: (dir: string) => Step[]): Promise<string[]> {
-  const dir = tempDir();
-  const at = (name: string): string => join(dir, name);
-  const img = findCommand('qemu-img') ?? 'qemu-img';
-  const io = findCommand('qemu-io') ?? 'qemu-io';
+async function prepare({ at }: Folder, img: string, io: string): Promise<void> {
   const chain = [
     ['base', undefined, 'write -P 1 0 256k'],
     ['mid', 'base', 'write -P 2 128k 256k'],
@@ -70,19 +22,10 @@ async function transcript(program: string, steps: (dir: string) => Step[]): Prom
     await runOk(img, ['create', '-q', '-f', 'qcow2', ...over, at(`${name}.qcow2`), '1M']);
     await runOk(io, ['-f', 'qcow2', '-c', write, at(`${name}.qcow2`)]);
   }
-  const daemon = await new DaemonProcess(program).ready();
+}
+
+async function judge({ dir, at }: Folder, img: string): Promise<string[]> {
   const out: string[] = [];
-  let from = daemon.lines.seen.length;
-  for (const step of steps(dir)) {
-    out.push(`> ${formatJson(step.request)}`.replaceAll(dir, 'DIR'));
-    const messages = await take(daemon, step, from);
-    from += messages.length;
-    const texts = (which: boolean): string[] =>
-      messages.filter((m) => isReply(m) === which).map((m) => scrub(m, dir));
-    out.push(...texts(false), ...texts(true));
-  }
-  out.push(`status ${String(await daemon.quit())}`);
-  out.push(...daemon.lines.seen.slice(from).map((m) => scrub(m, dir)));
   for (const name of ['base', 'mid', 'top']) {
     const info = await runOk(img, ['info', '-U', '--output=json', at(`${name}.qcow2`)]);
     const facts = JSON.parse(info.stdout) as Message;
@@ -361,7 +304,8 @@ requiresQemu10(
       const steps = scripts[name];
       if (steps === undefined) throw new Error('no such script');
       const peer = findCommand('qemu-storage-daemon') ?? '';
-      const [theirs, own] = await Promise.all([transcript(peer, steps), transcript(ours, steps)]);
+      const script = { prepare, steps, judge };
+      const [theirs, own] = await Promise.all([transcript(peer, script), transcript(ours, script)]);
       expect(own).toEqual(theirs);
     }, 60_000);
   });

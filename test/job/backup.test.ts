@@ -3,23 +3,19 @@
 // random order, beside writers whose every byte is accounted for; failures, cancels and power cuts.
 import { describe, expect, it } from 'vitest';
 import { addBitmap } from '../../src/block/bitmaps.js';
-import { createImage, prepareCreate } from '../../src/block/create.js';
 import type { DirtyBitmap } from '../../src/block/dirty-bitmap.js';
 import type { BlockNode } from '../../src/block/node.js';
-import type { Backend, BlockGraph, NodeOptions } from '../../src/index.js';
-import { Iov, Perm } from '../../src/index.js';
+import type { NodeOptions } from '../../src/index.js';
+import { Iov } from '../../src/index.js';
 import type { BackupOptions } from '../../src/job/backup.js';
 import { createBackup } from '../../src/job/backup.js';
 import type { Job } from '../../src/job/job.js';
-import { JobList } from '../../src/job/job-list.js';
 import { JobTransaction } from '../../src/job/transaction.js';
-import type { FakeClock } from '../support/index.js';
+import type { Random } from '../support/index.js';
 import {
   failure,
-  FakeFiles,
   fakeHost,
   filled,
-  Random,
   readBytes,
   same,
   seededRandom,
@@ -27,57 +23,24 @@ import {
   slowWrites,
   testGraph,
 } from '../support/index.js';
+import type { Lab as Common, LabInit } from './support.js';
+import { contentOf, flags, guestPerms, makeLab } from './support.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
 const C = 64 * KiB;
-const flags = { writable: true, unmap: true };
-const guestPerms = { perm: Perm.consistentRead | Perm.write, shared: Perm.all };
+const file = (filename: string): NodeOptions => ({ driver: 'file', filename });
 
-interface Lab {
-  readonly graph: BlockGraph;
-  readonly files: FakeFiles;
-  readonly clock: FakeClock;
-  readonly jobs: JobList;
-  readonly events: string[];
-  readonly source: BlockNode;
-  readonly target: BlockNode;
-  readonly guest: Backend;
-  /** The content at the beginning. */
-  readonly old: Uint8Array;
+interface Lab extends Common {
   backup(options?: Partial<BackupOptions>): Promise<Job>;
 }
 
-const file = (filename: string): NodeOptions => ({ driver: 'file', filename });
-
-async function lab(format: 'raw' | 'qcow2' = 'raw', random = new Random(1), bytes = MiB) {
-  const files = new FakeFiles({ seed: random.uint32(), reorder: true });
-  const old = random.bytes(bytes);
-  files.put('/source', old);
-  files.put('/target', format === 'raw' ? bytes : 0);
-  const host = fakeHost({ files });
-  const { clock } = host;
-  const graph = testGraph({ host, onWarning: () => undefined });
-  if (format === 'qcow2') {
-    const request = { filename: '/target', format, size: bytes };
-    await createImage(graph, await prepareCreate(graph, request));
-  }
-  const open = (driver: string, name: string): Promise<BlockNode> =>
-    graph.open({ options: { driver, 'node-name': name, file: file(`/${name}`) }, flags });
-  const source = await open('raw', 'source');
-  const target = await open(format, 'target');
-  const guest = await graph.openBackend({ reference: 'source', flags }, guestPerms);
-  const events: string[] = [];
-  const jobs = new JobList({
-    clock,
-    emit: (name, data) => {
-      events.push(name === 'JOB_STATUS_CHANGE' ? String(data['status']) : name);
-    },
-  });
+async function lab(init: LabInit = {}): Promise<Lab> {
+  const common = await makeLab(init);
+  const { jobs, source, target } = common;
   const backup = (options: Partial<BackupOptions> = {}): Promise<Job> =>
     createBackup(jobs, { id: 'j', source, target, sync: 'full', ...options });
-  const made: Lab = { graph, files, clock, jobs, events, source, target, guest, old, backup };
-  return made;
+  return { ...common, backup };
 }
 
 /** Lets time pass until the job is over. */
@@ -88,16 +51,6 @@ async function end(made: Lab, job: Job): Promise<void> {
   });
   for (let i = 0; i < 5000 && !isOver; i++) await made.clock.advance(20);
   if (!isOver) throw new Error(`job '${job.id}' does not end`);
-}
-
-/** What is in the target. */
-async function contentOf(made: Lab): Promise<Uint8Array> {
-  const disk = await made.graph.openBackend({ reference: 'target' });
-  try {
-    return await readBytes(disk, 0, disk.size);
-  } finally {
-    await disk.detach();
-  }
 }
 
 async function bitmapOf(made: Lab, granularity = C): Promise<DirtyBitmap> {
@@ -113,7 +66,7 @@ function named(bitmap: DirtyBitmap): number[] {
 
 describe('what is copied', () => {
   it('all of the disk, as it was', async () => {
-    const made = await lab('raw', new Random(1), MiB + 512);
+    const made = await lab({ bytes: MiB + 512 });
     const job = await made.backup();
     job.start();
     await made.guest.write(MiB - 512, filled(1024, 1));
@@ -128,7 +81,7 @@ describe('what is copied', () => {
   });
 
   it.each([1, 2])('with %i copies in flight', async (maxWorkers) => {
-    const made = await lab('raw', new Random(1), 4 * MiB);
+    const made = await lab({ bytes: 4 * MiB });
     const most = slowWrites(made.files, '/target');
     const job = await made.backup({ maxWorkers, maxChunk: C });
     job.start();
@@ -155,7 +108,7 @@ describe('what is copied', () => {
   });
 
   it('compressed', async () => {
-    const made = await lab('qcow2');
+    const made = await lab({ format: 'qcow2' });
     await made.guest.write(0, filled(MiB, 3));
     const job = await made.backup({ compress: true });
     job.start();
@@ -320,7 +273,7 @@ describe('beside writes', () => {
   it('jobs start, pause, fail, are cancelled, complete; each byte is accounted for', async () => {
     const random = seededRandom();
     const bytes = 2 * MiB + 512;
-    const made = await lab(random.pick(['raw', 'qcow2']), random, bytes);
+    const made = await lab({ format: random.pick(['raw', 'qcow2']), random, bytes });
     const bitmap = await bitmapOf(made, random.pick([32 * KiB, C, 128 * KiB]));
     const model = made.old.slice();
     // Full backups once, then increments: each leaves the target as the disk was at its start.
@@ -392,7 +345,7 @@ describe('a power cut', () => {
   it('in the middle leaves a qcow2 target that opens and holds nothing wrong', async () => {
     const random = seededRandom();
     for (let round = 0; round < 4; round++) {
-      const made = await lab('qcow2', random, 4 * MiB);
+      const made = await lab({ format: 'qcow2', random, bytes: 4 * MiB });
       const job = await made.backup();
       made.files.cutAfter(random.int(1, 90));
       job.start();

@@ -2,70 +2,28 @@
 // whatever guests write meanwhile, and then is what they use. Method: jobs on simulated files that
 // complete in random order, beside writers whose every byte is accounted for; failures, cancels.
 import { describe, expect, it } from 'vitest';
-import type { BlockNode } from '../../src/block/node.js';
-import type { Backend, BlockGraph } from '../../src/index.js';
-import { Iov, Perm } from '../../src/index.js';
+import { Iov } from '../../src/index.js';
 import type { Job } from '../../src/job/job.js';
-import { JobList } from '../../src/job/job-list.js';
 import type { MirrorOptions } from '../../src/job/mirror.js';
 import { startMirror } from '../../src/job/mirror.js';
-import type { FakeClock } from '../support/index.js';
-import {
-  failure,
-  FakeFiles,
-  fakeHost,
-  filled,
-  Random,
-  readBytes,
-  same,
-  seededRandom,
-  slowWrites,
-  testGraph,
-} from '../support/index.js';
+import { failure, filled, readBytes, same, seededRandom, slowWrites } from '../support/index.js';
+import type { Lab as Common, LabInit } from './support.js';
+import { contentOf, makeLab } from './support.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
 const C = 64 * KiB;
-const flags = { writable: true, unmap: true };
-const guestPerms = { perm: Perm.consistentRead | Perm.write, shared: Perm.all };
 
-interface Lab {
-  readonly graph: BlockGraph;
-  readonly files: FakeFiles;
-  readonly clock: FakeClock;
-  readonly events: string[];
-  readonly source: BlockNode;
-  readonly target: BlockNode;
-  readonly guest: Backend;
-  readonly old: Uint8Array;
+interface Lab extends Common {
   mirror(options?: Partial<MirrorOptions>): Promise<Job>;
 }
 
-async function lab(random = new Random(1), bytes = MiB): Promise<Lab> {
-  const files = new FakeFiles({ seed: random.uint32(), reorder: true });
-  const old = random.bytes(bytes);
-  files.put('/source', old);
-  files.put('/target', random.bytes(bytes));
-  const host = fakeHost({ files });
-  const { clock } = host;
-  const graph = testGraph({ host });
-  const open = (name: string): Promise<BlockNode> => {
-    const file = { driver: 'file', filename: `/${name}` };
-    return graph.open({ options: { driver: 'raw', 'node-name': name, file }, flags });
-  };
-  const source = await open('source');
-  const target = await open('target');
-  const guest = await graph.openBackend({ reference: 'source', flags }, guestPerms);
-  const events: string[] = [];
-  const jobs = new JobList({
-    clock,
-    emit: (name, data) => {
-      events.push(name === 'JOB_STATUS_CHANGE' ? String(data['status']) : name);
-    },
-  });
+async function lab(init: LabInit = {}): Promise<Lab> {
+  const common = await makeLab({ used: true, ...init });
+  const { jobs, source, target } = common;
   const mirror = (options: Partial<MirrorOptions> = {}): Promise<Job> =>
     startMirror(jobs, { id: 'j', source, target, sync: 'full', ...options });
-  return { graph, files, clock, events, source, target, guest, old, mirror };
+  return { ...common, mirror };
 }
 
 async function until(made: Lab, what: string, reached: () => boolean): Promise<void> {
@@ -75,20 +33,11 @@ async function until(made: Lab, what: string, reached: () => boolean): Promise<v
 
 const isOver = (job: Job) => (): boolean => job.status === 'null';
 
-async function contentOf(made: Lab, name: string): Promise<Uint8Array> {
-  const disk = await made.graph.openBackend({ reference: name });
-  try {
-    return await readBytes(disk, 0, disk.size);
-  } finally {
-    await disk.detach();
-  }
-}
-
 describe('a mirror', () => {
   it.each(['background', 'write-blocking'] as const)(
     'gets ready and its target takes the place of the disk (%s)',
     async (copyMode) => {
-      const made = await lab(new Random(1), MiB + 512);
+      const made = await lab({ bytes: MiB + 512 });
       const job = await made.mirror({ copyMode });
       await until(made, 'ready', () => job.isReady);
       await made.guest.write(5 * C + 5, filled(10, 7));
@@ -172,7 +121,7 @@ describe('beside writes', () => {
   it('jobs pause, fail, are cancelled, complete; each byte is accounted for', async () => {
     const random = seededRandom();
     const bytes = 2 * MiB + 512;
-    const made = await lab(random, bytes);
+    const made = await lab({ random, bytes });
     const model = made.old.slice();
     let [from, to] = [made.source, made.target];
     for (let round = 0; round < 6; round++) {

@@ -9,6 +9,7 @@
  *      waits for {@link BlockCopy.ensure} first.
  */
 import type { Child } from '../../block/child.js';
+import { copyThrough } from '../../block/copy-through.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { BlockError } from '../../block/errors.js';
 import { below, chainStatus, skipFilters } from '../../block/status.js';
@@ -263,16 +264,7 @@ export class BlockCopy {
   async #fileToFile(offset: number, bytes: number): Promise<boolean> {
     const target = this.#target.node;
     if (!target.takesFileRuns) return false;
-    const run = this.#source.node.tryFileRun(offset, bytes);
-    const request = run && target.tryWriteFrom(offset, run);
-    if (request === undefined) return false;
-    try {
-      await request;
-      return true;
-    } catch {
-      // Reading and writing one by one tells which of them fails.
-      return false;
-    }
+    return copyThrough(this.#source.node, target, offset, bytes);
   }
 }
 

@@ -6,9 +6,9 @@ import { cumulativePerms } from '../../block/permissions.js';
 import { below, skipFilters } from '../../block/status.js';
 import { Perm } from '../../block/types.js';
 import { startStream } from '../../job/block-stream.js';
-import type { StartOptions } from '../../job/block-stream.js';
 import { startActiveCommit } from '../../job/commit-active.js';
 import { startCommit } from '../../job/commit-job.js';
+import type { ChainJobOptions } from '../../job/start.js';
 import { t } from '../../options/schema.js';
 import { rootNode } from '../actions/snapshot.js';
 import type { Command } from '../command.js';
@@ -20,14 +20,14 @@ import { lookupNode } from './blockdev.js';
 
 interface StartArgs {
   readonly speed?: number;
-  readonly 'on-error'?: StartOptions['onError'];
+  readonly 'on-error'?: ChainJobOptions['onError'];
   readonly 'filter-node-name'?: string;
   readonly 'auto-finalize'?: boolean;
   readonly 'auto-dismiss'?: boolean;
 }
 
 /** What the arguments say that all such commands have. */
-export function startOptions(id: string, args: StartArgs): StartOptions {
+export function startOptions(id: string, args: StartArgs): ChainJobOptions {
   return {
     id,
     speed: args.speed,

@@ -1,45 +1,23 @@
 /** Commands that start mirrors. */
-import { skipFilters } from '../../block/status.js';
+import { below, hasZeroInit, skipFilters } from '../../block/status.js';
 import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
+import type { MirrorOptions } from '../../job/mirror.js';
 import { startMirror } from '../../job/mirror.js';
 import type { Infer } from '../../options/schema.js';
-import { t } from '../../options/schema.js';
-import { deviceOf } from '../actions/backup.js';
+import { deviceOf, makeTarget } from '../actions/backup.js';
 import type { Command } from '../command.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { QmpError } from '../qmp-error.js';
-import { mirrorSyncMode } from '../types/backup.js';
-import { blockdevOnError, mirrorCopyMode } from '../types/job.js';
+import * as types from '../types/backup.js';
 import { findNode, lookupNode } from './blockdev.js';
 
-const mirrorArgs = t.struct('q_obj_blockdev-mirror-arg', {
-  'job-id': t.optional(t.str({ doc: 'ID of the job; default: name of the device' })),
-  device: t.str({ doc: 'device or root node that is copied' }),
-  target: t.str({ doc: 'device or node that is written' }),
-  replaces: t.optional(t.str({ doc: 'node whose place the target takes; default the source' })),
-  sync: mirrorSyncMode,
-  speed: t.optional(t.int({}, { doc: 'bytes a second; default 0: no limit' })),
-  granularity: t.optional(t.uint({ bits: 32 }, { doc: 'bytes that are copied at least' })),
-  'buf-size': t.optional(t.int({}, { doc: 'bytes in flight at most; default 16 MiB' })),
-  'on-source-error': t.optional(blockdevOnError),
-  'on-target-error': t.optional(blockdevOnError),
-  'filter-node-name': t.optional(
-    t.str({ doc: 'name of the node that the job puts in', since: '2.9' }),
-  ),
-  'copy-mode': t.optional(mirrorCopyMode),
-  'auto-finalize': t.optional(
-    t.bool({ doc: 'take effect without job-finalize; default true', since: '3.1' }),
-  ),
-  'auto-dismiss': t.optional(
-    t.bool({ doc: 'forget the job when it is concluded; default true', since: '3.1' }),
-  ),
-});
+type BlockdevArgs = Infer<typeof types.blockdevMirror>;
+type DriveArgs = Infer<typeof types.driveMirror>;
+type Common = Omit<BlockdevArgs & DriveArgs, 'target'>;
 
-type MirrorArgs = Infer<typeof mirrorArgs>;
-
-function syncOf(asked: MirrorArgs['sync']): 'full' | 'top' | 'none' {
+function syncOf(asked: Common['sync']): 'full' | 'top' | 'none' {
   if (asked !== 'incremental' && asked !== 'bitmap') return asked;
   throw new QmpError(`Sync mode '${asked}' not supported`);
 }
@@ -58,41 +36,103 @@ function replacedBy({ graph }: MonitorContext, source: BlockNode, name: string):
   );
 }
 
+type Ends = Pick<MirrorOptions, 'source' | 'target' | 'sync' | 'zeroTarget' | 'backing'>;
+
+/** What both commands do when the target is open. */
+async function start(context: MonitorContext, args: Common, ends: Ends): Promise<void> {
+  const { source, target } = ends;
+  checkOp(target, 'mirror-target');
+  const { replaces } = args;
+  const replaced = replaces === undefined ? undefined : replacedBy(context, source, replaces);
+  if (replaced !== undefined && replaced.size !== source.size) {
+    throw new QmpError('cannot replace image with a mirror image of different size');
+  }
+  if ((args['buf-size'] ?? 0) < 0) throw new QmpError("Invalid parameter 'buf-size'");
+  await startMirror(context.jobs, {
+    id: args['job-id'] ?? deviceOf(context, source),
+    ...ends,
+    replaces: replaced,
+    granularity: args.granularity,
+    bufferBytes: args['buf-size'],
+    copyMode: args['copy-mode'],
+    unmap: args.unmap,
+    speed: args.speed,
+    onSourceError: args['on-source-error'],
+    onTargetError: args['on-target-error'],
+    filterName: args['filter-node-name'],
+    autoFinalize: args['auto-finalize'],
+    autoDismiss: args['auto-dismiss'],
+  });
+}
+
 const blockdevMirror = defineCommand({
   name: 'blockdev-mirror',
   doc:
     'Starts a job that copies a disk to an open node while guests go on writing; when both are ' +
     'equal it is ready, and completing it makes the target the disk.',
-  args: mirrorArgs,
+  args: types.blockdevMirror,
   since: '2.6',
   givenOnly: true,
   run: async (context, args) => {
-    const { graph, jobs } = context;
+    const { graph } = context;
     const source = lookupNode(graph, args.device, args.device);
     const target = lookupNode(graph, args.target, args.target);
     const sync = syncOf(args.sync);
     checkOp(source, 'mirror-source');
-    checkOp(target, 'mirror-target');
-    const { replaces } = args;
-    const replaced = replaces === undefined ? undefined : replacedBy(context, source, replaces);
-    if ((args['buf-size'] ?? 0) < 0) throw new QmpError("Invalid parameter 'buf-size'");
-    await startMirror(jobs, {
-      id: args['job-id'] ?? deviceOf(context, source),
-      source,
-      target,
-      sync,
-      replaces: replaced,
-      granularity: args.granularity,
-      bufferBytes: args['buf-size'],
-      copyMode: args['copy-mode'],
-      speed: args.speed,
-      onSourceError: args['on-source-error'],
-      onTargetError: args['on-target-error'],
-      filterName: args['filter-node-name'],
-      autoFinalize: args['auto-finalize'],
-      autoDismiss: args['auto-dismiss'],
-    });
+    await start(context, args, { source, target, sync });
   },
 });
 
-export const mirrorCommands: readonly Command[] = [blockdevMirror];
+/** Opens the image that is written, which is made first where it is not there. */
+async function driveTarget(
+  context: MonitorContext,
+  args: DriveArgs,
+  source: BlockNode,
+  base: BlockNode | undefined,
+): Promise<BlockNode> {
+  const isNew = args.mode !== 'existing';
+  const format = args.format ?? (isNew ? source.driver.name : undefined);
+  if (isNew) await makeTarget(context, args.target, format ?? '', source, base);
+  const name = args['node-name'];
+  return context.graph.open({
+    filename: args.target,
+    options: {
+      ...(name === undefined ? {} : { 'node-name': name }),
+      ...(format === undefined ? {} : { driver: format }),
+    },
+    // The source's chain stays below it until the job has come to its end.
+    flags: { ...source.flags, writable: true, noBacking: true },
+  });
+}
+
+const driveMirror = defineCommand({
+  name: 'drive-mirror',
+  doc: 'As blockdev-mirror, to an image that is made, or opened, first.',
+  args: types.driveMirror,
+  since: '1.3',
+  givenOnly: true,
+  run: async (context, args) => {
+    const { graph } = context;
+    const source = lookupNode(graph, args.device, args.device);
+    checkOp(source, 'mirror-source');
+    const asked = syncOf(args.sync);
+    const chain = below(skipFilters(source));
+    const sync = asked === 'top' && chain === undefined ? 'full' : asked;
+    if (args.replaces !== undefined && args['node-name'] === undefined) {
+      throw new QmpError('a node-name must be provided when replacing a named node of the graph');
+    }
+    const isNew = args.mode !== 'existing';
+    const base = sync === 'none' ? source : sync === 'top' ? chain : undefined;
+    const target = await driveTarget(context, args, source, base);
+    try {
+      const zeroTarget = sync === 'full' && (!isNew || !(await hasZeroInit(target)));
+      const backing = isNew ? 'source' : 'header';
+      await start(context, args, { source, target, sync, zeroTarget, backing });
+    } finally {
+      // The job holds it.
+      await graph.release(target);
+    }
+  },
+});
+
+export const mirrorCommands: readonly Command[] = [blockdevMirror, driveMirror];

@@ -1,7 +1,7 @@
 /** QMP's types of backups and mirrors. */
 import type { Fields } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
-import { blockdevOnError } from './job.js';
+import { blockdevOnError, mirrorCopyMode } from './job.js';
 import { newImageMode } from './snapshot.js';
 
 export const mirrorSyncMode = t.enumOf('top', 'full', 'none', 'incremental', 'bitmap', {
@@ -45,6 +45,44 @@ const common = {
   ),
   'x-perf': t.optional(backupPerf),
 } satisfies Fields;
+
+const mirrorFields = {
+  'job-id': t.optional(t.str({ doc: 'ID of the job; default: name of the device' })),
+  device: t.str({ doc: 'device or root node that is copied' }),
+  replaces: t.optional(t.str({ doc: 'node whose place the target takes; default the source' })),
+  sync: mirrorSyncMode,
+  speed: t.optional(t.int({}, { doc: 'bytes a second; default 0: no limit' })),
+  granularity: t.optional(t.uint({ bits: 32 }, { doc: 'bytes that are copied at least' })),
+  'buf-size': t.optional(t.int({}, { doc: 'bytes in flight at most; default 16 MiB' })),
+  'on-source-error': t.optional(blockdevOnError),
+  'on-target-error': t.optional(blockdevOnError),
+  'copy-mode': t.optional(mirrorCopyMode),
+  'auto-finalize': t.optional(
+    t.bool({ doc: 'take effect without job-finalize; default true', since: '3.1' }),
+  ),
+  'auto-dismiss': t.optional(
+    t.bool({ doc: 'forget the job when it is concluded; default true', since: '3.1' }),
+  ),
+} satisfies Fields;
+
+export const blockdevMirror = t.struct('q_obj_blockdev-mirror-arg', {
+  ...mirrorFields,
+  target: t.str({ doc: 'device or node that is written' }),
+  'filter-node-name': t.optional(
+    t.str({ doc: 'name of the node that the job puts in', since: '2.9' }),
+  ),
+});
+
+export const driveMirror = t.struct('DriveMirror', {
+  ...mirrorFields,
+  target: t.str({ doc: 'file name of the image that is written' }),
+  format: t.optional(t.str({ doc: 'its format; default: that of the source' })),
+  'node-name': t.optional(t.str({ doc: 'name of its node', since: '2.3' })),
+  mode: t.optional(newImageMode),
+  unmap: t.optional(
+    t.bool({ doc: 'zeroes may be deallocated in the target; default true', since: '2.4' }),
+  ),
+});
 
 export const blockdevBackup = t.struct('BlockdevBackup', {
   ...common,
