@@ -17,6 +17,8 @@ import type { GraphInit } from './block/graph.js';
 import { BlockGraph } from './block/graph.js';
 import { drivers } from './catalog/drivers.js';
 import { nodeHost } from './host/node/index.js';
+import type { FirmwareNames } from './host/node/v86.js';
+import type { GuestMachine, GuestMachineInit } from './machine/create.js';
 
 /** What a graph is made with; everything has a default. */
 export type GraphOptions = Partial<GraphInit>;
@@ -28,6 +30,54 @@ export type GraphOptions = Partial<GraphInit>;
 export function createGraph(options: GraphOptions = {}): BlockGraph {
   return new BlockGraph({ host: nodeHost(), drivers, ...options });
 }
+
+/** What a machine is made with. */
+export interface MachineOptions extends Omit<
+  GuestMachineInit,
+  'package' | 'firmware' | 'videoFirmware'
+> {
+  /** Default: the system's SeaBIOS. */
+  readonly firmware?: FirmwareNames;
+}
+
+/**
+ * A pc that executes a guest on the processor of the npm package v86, which has to be installed,
+ * with SeaBIOS as firmware. Disks are nodes of the graph; add devices for them, then let it run:
+ *
+ * ```ts
+ * const { machine, processor } = await createMachine({ graph, ramBytes: 256 * 1024 * 1024 });
+ * await machine.addDevice({ driver: 'ide-hd', bus: 'ide.0', drive: 'disk' }, 'keyval');
+ * machine.begin();
+ * ```
+ *
+ * Rejects with HostError when the package or firmware is missing, RangeError for RAM or a kernel
+ * that cannot be.
+ */
+export async function createMachine(options: MachineOptions): Promise<GuestMachine> {
+  const { firmware, ...init } = options;
+  const [{ loadFirmware, loadV86 }, { createGuestMachine }] = await Promise.all([
+    import('./host/node/v86.js'),
+    import('./machine/create.js'),
+  ]);
+  const images = loadFirmware(firmware);
+  return createGuestMachine({
+    keepDefaultSlots: true,
+    ...init,
+    package: await loadV86(),
+    ...images,
+  });
+}
+
+export type { GuestMachine } from './machine/create.js';
+export type { LinuxFiles } from './machine/linux-boot.js';
+export { Machine } from './machine/machine.js';
+export type { MachineInit } from './machine/machine.js';
+export type { Processor } from './machine/processor.js';
+export { deviceTypes } from './catalog/devices.js';
+export type { Device, DeviceContext, DeviceType } from './device/bus/device.js';
+export { IoSpace } from './device/bus/space.js';
+export type { IoRegion } from './device/bus/space.js';
+export type { GuestMemory } from './host/guest-memory.js';
 
 export { Backend } from './block/backend.js';
 export { Child } from './block/child.js';

@@ -10,6 +10,10 @@ const KEY_RAM = 0x03;
 const KEY_CPUS = 0x05;
 const KEY_DIRECTORY = 0x19;
 const FIRST_FILE = 0x20;
+/** A bit of the selector that old clients set in order to write. */
+const WRITE_CHANNEL = 0x4000;
+/** Items of one architecture have keys of their own from here on: there are none. */
+const ARCH_LOCAL = 0x8000;
 const NAME_BYTES = 56;
 const ENTRY_BYTES = 64;
 
@@ -49,13 +53,14 @@ export class FwCfg {
     },
     write: (offset, size, value) => {
       if (offset !== 0 || size !== 2) return;
-      this.#key = value & 0x3fff;
+      this.#key = value & ~WRITE_CHANNEL;
       this.#at = 0;
     },
   };
 
   #item(): Uint8Array | undefined {
     if (this.#key === KEY_DIRECTORY) return this.#directory();
+    if (this.#key >= ARCH_LOCAL) return undefined;
     if (this.#key < FIRST_FILE) return this.#items.get(this.#key);
     return this.#sorted()[this.#key - FIRST_FILE]?.[1];
   }

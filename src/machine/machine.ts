@@ -1,9 +1,10 @@
 /**
  * A PC that carries devices: RAM, ports, memory-mapped registers, PCI, interrupt inputs, CMOS and
- * firmware's configuration, and a clock; but no processor. Whoever drives it (qtest, an
- * emulator, a test) reads and writes ports and memory.
+ * firmware's configuration, and a clock. A processor may belong to it; without one whoever drives
+ * it (qtest, an emulator, a test) reads and writes ports and memory.
  *
- * Order of life: construct → start → (add, remove, reset, pause, resume)* → close.
+ * Order of life: construct → start → add devices → begin → (add, remove, reset, pause, resume)*
+ * → close. Without a processor there is nothing to begin.
  */
 import { Backend } from '../block/backend.js';
 import type { BlockGraph } from '../block/graph.js';
@@ -23,12 +24,16 @@ import { Cmos } from './cmos.js';
 import { Dma8237 } from './dma8237.js';
 import { FwCfg, textItem } from './fw-cfg.js';
 import { Interrupts } from './interrupts.js';
+import type { LinuxBoot } from './linux-boot.js';
+import { LINUX_ROM } from './linux-boot.js';
+import { PowerControl } from './power.js';
+import type { MachineRam, Processor } from './processor.js';
 import { GuestRam } from './ram.js';
 
 export type { MachineType } from './chipset.js';
 
 /** Why the guest stands still. */
-export type PauseReason = 'paused' | 'io-error' | 'prelaunch';
+export type PauseReason = 'paused' | 'io-error' | 'prelaunch' | 'shutdown' | 'internal-error';
 
 /** `-global DRIVER.PROPERTY=VALUE`. */
 export interface GlobalProperty {
@@ -49,8 +54,10 @@ export interface BootOptions {
 export interface MachineInit {
   readonly graph: BlockGraph;
   readonly type: MachineType;
-  /** RAM; default 128 MiB. */
+  /** RAM; default 128 MiB, or what the processor has. */
   readonly ramBytes?: number;
+  /** Executes the guest; it ends with the machine. */
+  readonly processor?: Processor;
   /** Default: one that goes with the host's. */
   readonly clock?: GuestClock;
   readonly boot?: BootOptions;
@@ -66,6 +73,8 @@ export interface MachineInit {
   readonly emit?: (name: string, data: Readonly<Record<string, unknown>>) => void;
   /** A device that was taken out had this drive, which goes with it. */
   readonly onDriveLeft?: (drive: Backend) => Promise<void>;
+  /** The guest switched itself off; it stands still from then on. */
+  readonly onPowerOff?: () => void;
   /** The guest stopped or goes on, whoever caused it. */
   readonly onRunState?: (isRunning: boolean, reason: PauseReason) => void;
 }
@@ -77,13 +86,16 @@ const DEFAULT_RAM = 128 * 1024 * 1024;
 const PC_HOLE = 0xe000_0000;
 const Q35_HOLE = 0xb000_0000;
 const DEFAULT_BOOT = 'cad';
+/** The system control interrupt, and where the pc's power management function is. */
+const SCI = 9;
+const POWER_MANAGEMENT = 0x0b;
 
 export class Machine {
   readonly type: MachineType;
   readonly graph: BlockGraph;
   readonly ports = new IoSpace(0xff);
   readonly mmio = new IoSpace(0);
-  readonly ram: GuestRam;
+  readonly ram: MachineRam;
   readonly clock: GuestClock;
   readonly interrupts = new Interrupts();
   readonly cmos: Cmos;
@@ -94,6 +106,8 @@ export class Machine {
   readonly pci: PciBus;
   readonly isa = new IsaBus('isa.0');
   readonly #init: MachineInit;
+  /** Power management; the q35 has none. */
+  readonly power: PowerControl | undefined;
   readonly #chipset: Chipset;
   readonly #configPorts: PciConfigPorts;
   readonly #context: DeviceContext;
@@ -106,12 +120,16 @@ export class Machine {
   #paused: PauseReason | undefined;
   #waiting: (() => void)[] = [];
   #bootOrder: string;
+  /** Firmware's path of what it starts first. */
+  #bootRom: string | undefined;
 
   constructor(init: MachineInit) {
     this.#init = init;
     this.type = init.type;
     this.graph = init.graph;
-    this.ram = new GuestRam(init.ramBytes ?? DEFAULT_RAM, init.type === 'pc' ? PC_HOLE : Q35_HOLE);
+    const isPc = init.type === 'pc';
+    this.ram =
+      init.processor?.ram ?? new GuestRam(init.ramBytes ?? DEFAULT_RAM, isPc ? PC_HOLE : Q35_HOLE);
     this.clock = init.clock ?? hostClock(init.graph.host.clock);
     this.cmos = new Cmos(() => new Date());
     this.cmos.setMemory(this.ram.bytes, this.ram.lowBytes);
@@ -120,7 +138,6 @@ export class Machine {
     this.dma.map(this.ports);
     this.#bootOrder = init.boot?.once ?? init.boot?.order ?? DEFAULT_BOOT;
     this.#paused = init.isPaused === true ? 'prelaunch' : undefined;
-    const isPc = init.type === 'pc';
     this.#chipset = isPc ? pcChipset(this.interrupts) : q35Chipset(this.interrupts);
     this.pci = this.#makeBus(isPc ? 'pci.0' : 'pcie.0');
     if (init.keepDefaultSlots === true) {
@@ -132,6 +149,7 @@ export class Machine {
     this.ports.map(0x70, this.cmos.region);
     this.ports.map(0x510, this.fwCfg.region);
     this.ports.map(0xae00, this.#hotplug);
+    this.power = isPc ? this.#makePower() : undefined;
     this.#context = this.#makeContext();
   }
 
@@ -145,11 +163,27 @@ export class Machine {
         this.#chipset.setPin(slot, pin, level);
       },
       sendMessage: (address, data) => {
+        if (this.#init.processor !== undefined) {
+          this.#init.processor.sendMessage(address, data);
+          return;
+        }
         const bytes = new Uint8Array(4);
         new DataView(bytes.buffer).setUint32(0, data, true);
         this.ram.write(address, bytes);
       },
       firmwarePath: '/pci@i0cf8',
+    });
+  }
+
+  #makePower(): PowerControl {
+    return new PowerControl({
+      ports: this.ports,
+      clock: this.clock,
+      irq: this.interrupts.line(SCI),
+      onPowerOff: () => {
+        this.pause('shutdown');
+        this.#init.onPowerOff?.();
+      },
     });
   }
 
@@ -199,10 +233,34 @@ export class Machine {
       await this.#addOwn({ driver: 'piix3-ide', addr: '1.1' });
       await this.#addOwn({ driver: 'isa-fdc' });
     } else await this.#addOwn({ driver: 'ich9-ahci', addr: '1f.2' });
+    const management = this.pci.functions.get(POWER_MANAGEMENT);
+    if (management !== undefined) this.power?.attach(management);
+    this.#init.processor?.connect(this);
     this.#settle();
+    this.#resetDevices();
+  }
+
+  #resetDevices(): void {
     for (const device of this.devices) device.reset();
+    this.dma.reset();
     this.#chipset.reset();
+    this.power?.reset();
     this.#configPorts.reset();
+  }
+
+  /** All devices are there: firmware is told of them, and the guest runs unless it is paused. */
+  begin(): void {
+    const { processor } = this.#init;
+    processor?.reset();
+    if (this.isRunning) processor?.run();
+  }
+
+  /** A kernel that firmware starts before anything else, after each reset. */
+  setLinux(boot: LinuxBoot): void {
+    this.fwCfg.setFile(LINUX_ROM, boot.rom);
+    this.ports.map(boot.port, boot.region(this.ram));
+    this.#bootRom = `/rom@${LINUX_ROM}`;
+    this.#settle();
   }
 
   async #addOwn(properties: DeviceProperties): Promise<void> {
@@ -392,6 +450,7 @@ export class Machine {
   pause(reason: PauseReason): void {
     if (this.#paused !== undefined) return;
     this.#paused = reason;
+    this.#init.processor?.stop();
     this.#init.onRunState?.(false, reason);
   }
 
@@ -400,6 +459,7 @@ export class Machine {
     const reason = this.#paused;
     if (reason === undefined) return;
     this.#paused = undefined;
+    this.#init.processor?.run();
     this.#init.onRunState?.(true, reason);
     const waiting = this.#waiting;
     this.#waiting = [];
@@ -416,11 +476,9 @@ export class Machine {
   /** The reset button: devices, chipset, what firmware is told. RAM stays. */
   reset(): void {
     this.#bootOrder = this.#init.boot?.order ?? DEFAULT_BOOT;
-    for (const device of this.devices) device.reset();
-    this.dma.reset();
-    this.#chipset.reset();
-    this.#configPorts.reset();
+    this.#resetDevices();
     this.#settle();
+    this.#init.processor?.reset();
     void this.#removeLeaving(0xffff_ffff);
   }
 
@@ -447,7 +505,9 @@ export class Machine {
     this.cmos.setFloppies(floppies[0]!, floppies[1]!);
     this.fwCfg.setFile('bios-geometry', textItem(lines.join('\n')));
     order.sort((a, b) => a.index - b.index);
-    this.fwCfg.setFile('bootorder', textItem(order.map(({ path }) => path).join('\n')));
+    const paths = order.map(({ path }) => path);
+    if (this.#bootRom !== undefined) paths.unshift(this.#bootRom);
+    this.fwCfg.setFile('bootorder', textItem(paths.join('\n')));
   }
 
   // --- memory, as a processor sees it
@@ -497,8 +557,9 @@ export class Machine {
     }
   }
 
-  /** Takes all devices away. */
+  /** Ends the processor and takes all devices away. */
   async close(): Promise<void> {
+    await this.#init.processor?.close();
     for (const device of [...this.devices].reverse()) {
       this.devices.delete(device);
       await device.unrealize();

@@ -32,6 +32,8 @@ export interface Mapping {
 }
 
 export class IoSpace {
+  /** Hears that something was mapped or taken away. */
+  onChange: (() => void) | undefined;
   readonly #mappings: Mapping[] = [];
   readonly #unassigned: number;
   #last: Mapping | undefined;
@@ -45,6 +47,7 @@ export class IoSpace {
     const mapping = { base, end: base + region.bytes, region };
     this.#mappings.unshift(mapping);
     this.#last = undefined;
+    this.onChange?.();
     return mapping;
   }
 
@@ -52,6 +55,7 @@ export class IoSpace {
     const at = this.#mappings.indexOf(mapping);
     if (at >= 0) this.#mappings.splice(at, 1);
     this.#last = undefined;
+    this.onChange?.();
   }
 
   /** What is mapped, the newest first. */
