@@ -293,7 +293,9 @@ export class Allocator {
       freed = await refcounts.add(first, count, -1);
     } catch (e) {
       if (!(e instanceof RefcountError)) throw e;
-      this.#image.graph.warn('qcow2_free_clusters failed: Invalid argument');
+      const isCounted = refcounts.blockOffset(refcounts.blockIndex(first + e.done)) !== 0;
+      const why = isCounted ? 'Invalid argument' : 'Resource temporarily unavailable';
+      this.#image.graph.warn(`qcow2_free_clusters failed: ${why}`);
       freed = e.freed;
     }
     for (const run of freed) await this.#becameFree(run, reason);

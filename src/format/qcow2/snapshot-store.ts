@@ -20,8 +20,8 @@ export async function storeSnapshots(
   const { g, alloc, header } = image;
   const bytes = encodeSnapshotTable(snapshots);
   const clusters = clustersFor(g, bytes.length);
-  const host = clusters === 0 ? 0 : await alloc.allocate(clusters);
   const old = { offset: header.fields.snapshots_offset, bytes: image.overlap.snapshotTableBytes };
+  const host = clusters === 0 ? 0 : await allocateBeside(image, clusters, old);
   try {
     if (clusters > 0) await writeNew(image, host, bytes);
     await image.writeback.everything();
@@ -40,6 +40,26 @@ export async function storeSnapshots(
   } catch (e) {
     // The table is stored; the old one leaks, or is freed with the next writeback.
     image.graph.warn(`qcow2_free_clusters failed: ${errorText(e)}`);
+  }
+}
+
+/** A place outside of the old table, whose clusters count as free where its length is damaged. */
+async function allocateBeside(
+  image: Qcow2Image,
+  clusters: number,
+  old: { readonly offset: number; readonly bytes: number },
+): Promise<number> {
+  const { g, alloc } = image;
+  const bytes = clusters * g.clusterSize;
+  const unfit: number[] = [];
+  try {
+    for (;;) {
+      const host = await alloc.allocate(clusters);
+      if (host >= old.offset + old.bytes || host + bytes <= old.offset) return host;
+      unfit.push(host);
+    }
+  } finally {
+    for (const host of unfit) await alloc.releaseNow(host, bytes);
   }
 }
 

@@ -157,6 +157,7 @@ async function applyLocked(image: Qcow2Image, key: string): Promise<void> {
   clearL1Flags(view);
   const old = { view: new DataView(l1.bytes.slice().buffer), offset: l1.offset };
   await requireReferences(image, old.view);
+  await requireReferences(image, view);
   const clusters = clustersFor(g, bytes.length);
   const host = clusters === 0 ? 0 : await alloc.allocate(clusters);
   let shared = false;
@@ -196,15 +197,20 @@ export async function deleteSnapshot(
     const snapshot = findByIdAndName(snapshots, id, name);
     if (snapshot === undefined) throw new BlockError('ENOENT', "Can't find the snapshot");
     const bytes = await readSnapshotL1(image, snapshot);
+    const view = new DataView(bytes.buffer);
+    // Its L1 table, which may be longer than is true, does not stand in the way of the new list.
+    image.snapshots = snapshots.filter((s) => s !== snapshot);
     try {
-      const rest = snapshots.filter((s) => s !== snapshot);
-      await storeSnapshots(image, rest);
+      await storeSnapshots(image, image.snapshots);
     } catch (e) {
+      image.snapshots = snapshots;
       throw withErrno('Failed to remove snapshot from snapshot list', e);
     }
     try {
+      // All of it or nothing: of a damaged table nothing is given back, which leaks.
+      await requireReferences(image, view);
       if (bytes.length > 0) alloc.free(snapshot.l1Offset, bytes.length, 'snapshot');
-      await dropReferences(image, new DataView(bytes.buffer));
+      await dropReferences(image, view);
     } catch (e) {
       throw withErrno('Failed to free the cluster and L1 table', e);
     }
