@@ -12,14 +12,14 @@ import { Role } from './types.js';
  */
 export async function appendNode(top: BlockNode, bottom: BlockNode): Promise<() => Promise<void>> {
   const { graph } = top;
-  const before = { backingFormat: top.backingFormat, flags: top.flags };
+  const { flags } = top;
   const users = [...bottom.parents];
   const backing = await attachChild(graph, top, bottom, 'backing', Role.cow);
   const moved: Child[] = [];
   const undo = async (): Promise<void> => {
     for (const edge of moved.reverse()) await graph.replaceEdge(edge, bottom);
     await graph.detachEdge(backing);
-    Object.assign(top, before);
+    top.flags = flags;
   };
   try {
     for (const edge of users) {
@@ -33,9 +33,8 @@ export async function appendNode(top: BlockNode, bottom: BlockNode): Promise<() 
     await undo();
     throw e;
   }
-  // The name in the image's header stays what it is.
-  top.backingFormat = bottom.driver.name;
-  top.flags = { ...top.flags, noBacking: false };
+  // What the image's header says of a backing file stays what it is.
+  top.flags = { ...flags, noBacking: false };
   top.refreshLimits();
   return undo;
 }

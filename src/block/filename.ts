@@ -42,22 +42,20 @@ export function backingOverridden(node: BlockNode): boolean {
   if (backing === undefined) {
     return node.autoBackingFile !== '' && node.explicitOptions['backing'] === null;
   }
-  if (node.explicitOptions['backing'] === undefined) return false;
-  return exactFilename(backing) !== node.autoBackingFile;
+  return filenameOf(backing) !== node.autoBackingFile;
 }
 
 /** All options that make up the subtree below `node`. */
 export function fullOptions(node: BlockNode): NodeOptions {
-  // No option opens a filter of a job: what is below stands for it.
-  if (node.driver.primaryChild === 'backing' && node.file !== undefined) {
-    return fullOptions(node.file.node);
-  }
+  // A filter that users do not see: what is below stands for it.
+  if (node.implicit && node.file !== undefined) return fullOptions(node.file.node);
   const out: NodeOptions = { driver: node.driver.name };
   const strong = node.instance.strongOptions?.() ?? {};
   // As the user wrote them, where the user did: "64k" stays "64k".
   for (const key of Object.keys(strong)) out[key] = node.explicitOptions[key] ?? strong[key];
   for (const child of node.children.values()) {
-    if (child.name === 'backing') continue;
+    // The backing file is told below, where it must be.
+    if (child === node.backing) continue;
     const element = /^(.+)\.(\d+)$/.exec(child.name);
     if (element === null) {
       out[child.name] = fullOptions(child.node);

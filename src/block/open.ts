@@ -563,6 +563,8 @@ async function openBacking(
     );
     await attach(graph, node, below, 'backing', Role.cow);
     below.inheritsFrom = node;
+    // From here on the header's name means this node, however the header spells it.
+    if (value === undefined) node.autoBackingFile = below.filename;
   } catch (e) {
     throw prepend('Could not open backing file: ', e);
   }

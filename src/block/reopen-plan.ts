@@ -106,7 +106,8 @@ function planNode(
     const replaced = replacement(node, key, value);
     if (replaced !== undefined) replacements.push(replaced);
     const child = node.children.get(key)?.node;
-    if (replaced !== undefined || child?.inheritsFrom !== node || asked.has(child)) continue;
+    if (replaced !== undefined || child === undefined) continue;
+    if (!wasOpenedFor(child, node) || asked.has(child)) continue;
     const options = isObject(value) ? value : {};
     const keep = keepOld || typeof value === 'string';
     below.push({
@@ -118,6 +119,13 @@ function planNode(
   const detectZeroes = detectZeroesOf(generic);
   plan.push({ node, flags, detectZeroes, explicit, own: mine, replacements });
   for (const each of below) planNode(plan, asked, each.item, each.flags);
+}
+
+/** Whether `child` was opened for `node`, or for one that stood between them and is gone. */
+function wasOpenedFor(child: BlockNode, node: BlockNode): boolean {
+  let owner = child.inheritsFrom;
+  while (owner !== undefined && owner !== node) owner = owner.inheritsFrom;
+  return owner === node;
 }
 
 function checkGeneric(node: BlockNode, generic: GenericOptions, flags: OpenFlags): void {
@@ -189,7 +197,7 @@ function replacement(node: BlockNode, key: string, value: unknown): Replacement 
   const old = node.children.get(key)?.node;
   if (value === undefined) return undefined;
   if (isObject(value)) {
-    if (old?.inheritsFrom === node) return undefined;
+    if (old !== undefined && wasOpenedFor(old, node)) return undefined;
     const first = 'driver' in value ? 'driver' : (Object.keys(value)[0] ?? '');
     throw cannotChange(`${key}.${first}`);
   }

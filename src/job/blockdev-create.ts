@@ -77,7 +77,8 @@ async function write(
       filename,
       values,
       keepsFiles: true,
-      createFile: (bytes, name) => useFile(graph, nodeFor(name), bytes),
+      // Of the others a data file may hold a disk already, which the image is to show.
+      createFile: (bytes, name) => useFile(graph, nodeFor(name), bytes, name === undefined),
     });
   } catch (e) {
     if (errorCode(e) !== 'EFBIG') throw e;
@@ -85,11 +86,12 @@ async function write(
   }
 }
 
-/** A node to write an image into, emptied where it can be. */
+/** A node to write an image into; `empties`: what it holds goes, where it can be cut off. */
 async function useFile(
   graph: BlockGraph,
   node: BlockNode | undefined,
   bytes: number,
+  empties: boolean,
 ): Promise<Backend> {
   if (node === undefined) throw new BlockError('EINVAL', 'There is no node for this file');
   const perm = Perm.consistentRead | Perm.write | Perm.resize;
@@ -97,7 +99,7 @@ async function useFile(
   await backend.attach(node);
   backend.allowBeyondEof = true;
   try {
-    await backend.truncate(0, { exact: false });
+    if (empties) await backend.truncate(0, { exact: false });
     if (bytes > 0) await backend.truncate(bytes, { exact: false });
   } catch (e) {
     await backend.close();

@@ -45,7 +45,6 @@ async function hasHoles(image: Qcow2Image): Promise<boolean> {
 }
 
 async function detectHoles(image: Qcow2Image): Promise<boolean> {
-  if (image.hasDataFile) return true;
   const { file, g, refcounts } = image;
   const stored = await file.node.instance.allocatedBytes?.();
   if (stored === undefined) return false;
