@@ -1,19 +1,11 @@
 #!/usr/bin/env node
-// Changes a disk that is in use: a writer goes on while an overlay is put on top of its image, the
-// image is limited, counted, resized and drawn. No monitor is needed: the same as typed calls.
+// Changes a disk that is in use: a writer goes on while an overlay is put on top of its image, and
+// the disk is resized, counted and drawn; at the end all that was written is read back. Each step
+// is a command of QMP as a typed call, what happens in between a typed event; no monitor is needed.
 //
 //   node examples/live.mjs disk.qcow2 overlay.qcow2 > graph.dot
 import { setImmediate as turn } from 'node:timers/promises';
-import {
-  appendNode,
-  createGraph,
-  createImage,
-  describeGraph,
-  dotPicture,
-  Iov,
-  prepareCreate,
-  setLimits,
-} from 'vdisk';
+import { createBlockLayer, dotPicture, Iov } from 'vdisk';
 
 const [image, overlay] = process.argv.slice(2);
 if (overlay === undefined) {
@@ -21,67 +13,69 @@ if (overlay === undefined) {
   process.exit(2);
 }
 
-// What nodes tell of by themselves arrives as events, named as in QMP.
-const graph = createGraph({
-  onEvent: (name, data) => console.error(`event ${name}: ${JSON.stringify(data)}`),
+const layer = await createBlockLayer({ onWarning: (message) => console.error(message) });
+layer.on('BLOCK_WRITE_THRESHOLD', (data) =>
+  console.error(`64 KiB of ${data['node-name']} are full, by ${data['amount-exceeded']} bytes`),
+);
+await layer.execute('blockdev-add', {
+  driver: 'qcow2',
+  'node-name': 'base',
+  file: { driver: 'file', filename: image },
 });
-const disk = await graph.openBackend({
-  filename: image,
-  options: { 'node-name': 'base' },
-  flags: { writable: true },
+await layer.execute('block-set-write-threshold', {
+  'node-name': 'base',
+  'write-threshold': 64 * 1024,
 });
-disk.name = 'disk';
-graph.backends.set('disk', disk);
-disk.node.writeThreshold = 64 * 1024;
-disk.node.onThreshold = (excess) => console.error(`64 KiB are full, by ${excess} bytes`);
 
-// A guest that writes all the time, and counts what it does.
+// A guest that writes all the time, and remembers what.
+const disk = await layer.graph.openBackend({ reference: 'base' });
+const BLOCK = 4096;
+const BLOCKS = 256;
+const written = new Uint8Array(BLOCKS);
+let writes = 0;
 let stopped = false;
 async function write() {
-  for (let block = 0; !stopped; block++) {
-    const data = Iov.of(new Uint8Array(4096).fill(1 + (block % 255)));
-    const begun = disk.accounting.begin();
-    await disk.write((block % 256) * 4096, data);
-    disk.accounting.done('write', data.bytes, begun);
+  for (; !stopped; writes++) {
+    const block = (writes * 7) % BLOCKS;
+    written[block] = 1 + (writes % 255);
+    await disk.write(block * BLOCK, Iov.of(new Uint8Array(BLOCK).fill(written[block])));
   }
 }
 const writer = write();
-const until = async (writes) => {
-  while (disk.accounting.write.operations < writes) await turn();
+const until = async (count) => {
+  while (writes < count) await turn();
 };
 
+// An overlay: what is written from here on goes there, and no write is lost on the way. A dirty
+// bitmap begins to record at the same moment.
 await until(100);
-setLimits(disk, { 'iops-total': 100_000 }, undefined, 'disk');
-
-// An overlay: what is written from here on goes there, and no write is lost on the way.
-const { size } = disk;
-const request = { filename: overlay, format: 'qcow2', size, backing: 'ignore' };
-await createImage(
-  graph,
-  await prepareCreate(graph, { ...request, backingFile: image, backingFormat: 'qcow2' }),
-);
-const top = await graph.open({
-  filename: overlay,
-  options: { driver: 'qcow2', 'node-name': 'top' },
-  flags: { writable: true, noBacking: true },
+await layer.execute('transaction', {
+  actions: [
+    {
+      type: 'blockdev-snapshot-sync',
+      data: { 'node-name': 'base', 'snapshot-file': overlay, 'snapshot-node-name': 'top' },
+    },
+    { type: 'block-dirty-bitmap-add', data: { node: 'base', name: 'since' } },
+  ],
 });
-const resume = await graph.drainAll();
-await appendNode(top, graph.tryNode('base'));
-resume();
 await until(200);
-
-// Another length, while nothing is in flight.
-await graph.drainBegin(top);
-await top.truncate(size + 1024 * 1024, { exact: false });
-graph.drainEnd(top);
-await until(300);
+await layer.execute('block_resize', { 'node-name': 'top', size: disk.size + 1024 * 1024 });
+await until(600);
 
 stopped = true;
 await writer;
-const { operations, bytes } = disk.accounting.write;
-console.error(`${operations === bytes / 4096 ? 'all' : 'NOT all'} writes were counted`);
+let wrong = 0;
+for (let block = 0; block < BLOCKS; block++) {
+  const data = new Uint8Array(BLOCK);
+  await disk.read(block * BLOCK, Iov.of(data));
+  if (!data.every((byte) => byte === written[block])) wrong++;
+}
+console.error(`${writes} writes, ${wrong} blocks are not what was written last`);
 console.error(`the disk has ${disk.size} bytes now, on '${disk.node.name}'`);
-process.stdout.write(dotPicture(describeGraph(graph), new Map()));
-await graph.release(top);
-await disk.close();
-await graph.close();
+const nodes = await layer.execute('query-named-block-nodes', { flat: true });
+for (const node of nodes) console.error(`${node['node-name']}: ${node.drv}, ${node.file}`);
+const graph = await layer.execute('x-debug-query-block-graph');
+process.stdout.write(dotPicture(graph, new Map()));
+await disk.detach();
+await layer.close();
+process.exitCode = wrong === 0 ? 0 : 1;

@@ -18,7 +18,9 @@ import { BlockGraph } from './block/graph.js';
 import { drivers } from './catalog/drivers.js';
 import { nodeHost } from './host/node/index.js';
 import type { FirmwareNames } from './host/node/v86.js';
+import { assert } from './lib/assert.js';
 import type { GuestMachine, GuestMachineInit } from './machine/create.js';
+import type { BlockLayer } from './monitor/block-layer.js';
 
 /** What a graph is made with; everything has a default. */
 export type GraphOptions = Partial<GraphInit>;
@@ -79,6 +81,48 @@ export { IoSpace } from './device/bus/space.js';
 export type { IoRegion } from './device/bus/space.js';
 export type { GuestMemory } from './host/guest-memory.js';
 
+/** What a block layer is made with. */
+export interface BlockLayerOptions {
+  /** Receives what an image or a driver warns of. Default: dropped. */
+  readonly onWarning?: (message: string) => void;
+}
+
+/**
+ * A block layer over this machine: a graph with jobs, exports and objects, and each command of QMP
+ * on them as a typed call, each event as a typed callback. Close it when done.
+ */
+export async function createBlockLayer(options: BlockLayerOptions = {}): Promise<BlockLayer> {
+  const [{ BlockLayer }, { ToolObjects }, { PEER_RELEASE, version }] = await Promise.all([
+    import('./monitor/block-layer.js'),
+    import('./tool/objects.js'),
+    import('./tool/version.js'),
+  ]);
+  const host = nodeHost();
+  const objects = new ToolObjects();
+  const { onWarning } = options;
+  return new BlockLayer({
+    graph: (onEvent) =>
+      createGraph({
+        host,
+        onEvent,
+        throttleGroups: objects.throttleGroups,
+        secret: (id) => objects.secret(id),
+        tlsCredentials: (id) => objects.tlsCredentials(id, 'client'),
+        ...(onWarning === undefined ? {} : { onWarning }),
+      }),
+    drivers,
+    objects,
+    clock: host.clock,
+    sockets: async () => {
+      const sockets = await host.loadSockets?.();
+      assert(sockets !== undefined, 'this host has sockets');
+      return sockets;
+    },
+    version: { qemu: PEER_RELEASE, package: `vdisk ${version}` },
+    ...(onWarning === undefined ? {} : { warn: onWarning }),
+  });
+}
+
 export { Backend } from './block/backend.js';
 export { Child } from './block/child.js';
 export { createImage, prepareCreate } from './block/create.js';
@@ -127,6 +171,15 @@ export { graphInfo, nodeInfo } from './block/image-info.js';
 export type { GraphInfo, NodeInfo } from './block/image-info.js';
 export { ThrottleGroup, throttleConfig } from './block/throttle-group.js';
 export type { ThrottleConfig, ThrottleLimits } from './block/throttle-group.js';
+export type {
+  BlockLayer,
+  CommandArguments,
+  CommandName,
+  CommandResult,
+  EventData,
+  EventName,
+} from './monitor/block-layer.js';
+export { QmpError } from './monitor/qmp-error.js';
 export { describeGraph } from './monitor/block-info.js';
 export { dotPicture, svgPicture } from './monitor/graph-picture.js';
 export type { GraphFacts } from './monitor/graph-picture.js';

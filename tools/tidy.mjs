@@ -42,7 +42,8 @@ const MAY_IMPORT = {
   'host/node': ['lib', 'host'],
   'host/web': ['lib', 'host'],
   tool: [...ALL, 'host/node', 'index'],
-  index: [...ALL, 'host/node'],
+  // A composition root: objects (secrets, credentials) are the tools' own, loaded when asked for.
+  index: [...ALL, 'host/node', 'tool'],
   web: [...ALL, 'host/web'],
 };
 

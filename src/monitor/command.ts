@@ -11,7 +11,7 @@
  * });
  * ```
  */
-import type { Decl, Infer } from '../options/schema.js';
+import type { Decl, Infer, InferInput } from '../options/schema.js';
 import type { MonitorContext } from './context.js';
 
 /** A command as the monitor holds it. */
@@ -35,28 +35,62 @@ export interface Command {
   run(context: MonitorContext, args: unknown): unknown;
 }
 
-interface CommandInit<A extends Decl> {
-  readonly name: string;
+declare const ARGUMENTS: unique symbol;
+declare const RESULT: unique symbol;
+
+/** A command whose names, arguments and results the type system knows, from its declaration. */
+export interface TypedCommand<N extends string, A, R> extends Command {
+  readonly name: N;
+  /** Only in the type system. */
+  readonly [ARGUMENTS]?: A;
+  /** Only in the type system. */
+  readonly [RESULT]?: R;
+}
+
+/** What a caller passes to a command of this type. */
+export type ArgumentsOf<C> = C extends { readonly [ARGUMENTS]?: infer A }
+  ? Exclude<A, undefined>
+  : never;
+
+/** What a command of this type resolves to. */
+export type ResultOf<C> = C extends { readonly [RESULT]?: infer R } ? Exclude<R, undefined> : never;
+
+/** What commands without a result return. */
+export type Nothing = Readonly<Record<never, never>>;
+
+type Returned<R> = R extends Decl ? Infer<R> : Nothing;
+
+interface AnyCommandInit<N extends string, R extends Decl | undefined> {
+  readonly name: N;
   readonly doc: string;
-  readonly args: A;
-  readonly returns?: Decl;
+  readonly returns?: R;
   readonly since?: string;
   readonly features?: readonly string[];
+}
+
+interface CommandInit<
+  N extends string,
+  A extends Decl,
+  R extends Decl | undefined,
+> extends AnyCommandInit<N, R> {
+  readonly args: A;
   readonly givenOnly?: boolean;
   run(this: void, context: MonitorContext, args: Infer<A>): unknown;
 }
 
-interface PlainCommandInit {
-  readonly name: string;
-  readonly doc: string;
-  readonly returns?: Decl;
-  readonly since?: string;
-  readonly features?: readonly string[];
+interface PlainCommandInit<N extends string, R extends Decl | undefined> extends AnyCommandInit<
+  N,
+  R
+> {
   run(this: void, context: MonitorContext): unknown;
 }
 
 /** Declares a command with arguments. */
-export function defineCommand<A extends Decl>(init: CommandInit<A>): Command {
+export function defineCommand<
+  const N extends string,
+  A extends Decl,
+  R extends Decl | undefined = undefined,
+>(init: CommandInit<N, A, R>): TypedCommand<N, InferInput<A>, Returned<R>> {
   return {
     name: init.name,
     doc: init.doc,
@@ -71,7 +105,9 @@ export function defineCommand<A extends Decl>(init: CommandInit<A>): Command {
 }
 
 /** Declares a command that takes no arguments. */
-export function definePlainCommand(init: PlainCommandInit): Command {
+export function definePlainCommand<const N extends string, R extends Decl | undefined = undefined>(
+  init: PlainCommandInit<N, R>,
+): TypedCommand<N, Nothing, Returned<R>> {
   return {
     name: init.name,
     doc: init.doc,

@@ -1,6 +1,6 @@
 /** Events of the monitor: their declarations, time stamps, and how often they may come. */
 import type { Clock } from '../host/host.js';
-import type { Decl } from '../options/schema.js';
+import type { Decl, Infer } from '../options/schema.js';
 
 /** One kind of event. */
 export interface EventKind {
@@ -14,8 +14,30 @@ export interface EventKind {
   readonly keys?: readonly string[];
 }
 
+declare const DATA: unique symbol;
+
+/** A kind of event whose name and data the type system knows, from its declaration. */
+export interface TypedEvent<N extends string, D> extends EventKind {
+  readonly name: N;
+  /** Only in the type system. */
+  readonly [DATA]?: D;
+}
+
+/** What comes with an event of this type. */
+export type DataOf<E> = E extends { readonly [DATA]?: infer D } ? Exclude<D, undefined> : never;
+
+/** Declares a kind of event. */
+export function defineEvent<const N extends string, D extends Decl | undefined>(
+  kind: EventKind & { readonly name: N; readonly data: D },
+): TypedEvent<N, D extends Decl ? Infer<D> : Readonly<Record<never, never>>> {
+  return kind;
+}
+
 /** An event as it goes to clients. */
-export type EventMessage = Readonly<Record<string, unknown>>;
+export interface EventMessage extends Readonly<Record<string, unknown>> {
+  readonly event: string;
+  readonly data?: EventData;
+}
 
 type EventData = Readonly<Record<string, unknown>>;
 

@@ -34,6 +34,8 @@ export interface MonitorInit {
   readonly context: () => MonitorContext;
 }
 
+type EventListener = (name: string, data: Readonly<Record<string, unknown>>) => void;
+
 export class Monitor implements SessionHost, HmpHost {
   readonly version: VersionInfo;
   readonly commands: ReadonlyMap<string, Command>;
@@ -41,6 +43,7 @@ export class Monitor implements SessionHost, HmpHost {
   readonly #context: () => MonitorContext;
   readonly #sessions = new Set<QmpSession>();
   readonly #lineSessions = new Set<HmpSession>();
+  readonly #listeners = new Set<EventListener>();
   readonly #gate: EventGate;
   #last: Promise<unknown> = Promise.resolve();
 
@@ -51,6 +54,8 @@ export class Monitor implements SessionHost, HmpHost {
     this.#context = init.context;
     this.#gate = new EventGate(init.events, init.clock, (message) => {
       for (const session of this.#sessions) session.emit(message);
+      const { event, data = {} } = message;
+      for (const listener of this.#listeners) listener(event, data);
     });
   }
 
@@ -77,6 +82,16 @@ export class Monitor implements SessionHost, HmpHost {
   /** Carries out a line of the human monitor, after all that came before. */
   executeLine(line: string, sink: HmpSink): Promise<void> {
     return this.runExclusive(() => runHmp(this.#context(), line, sink));
+  }
+
+  /** Calls `listener` at each event, as clients are told of it; returns what ends that. */
+  listen(listener: EventListener): () => void {
+    // The same listener may be there twice.
+    const own: EventListener = (name, data) => {
+      listener(name, data);
+    };
+    this.#listeners.add(own);
+    return () => this.#listeners.delete(own);
   }
 
   /** Tells every client of an event, at once or when its rate allows. */

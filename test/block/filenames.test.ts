@@ -79,7 +79,7 @@ it('reopens what took the place of a backing file with the image above', async (
   expect(base.detectZeroes).toBe('on');
 });
 
-it('leaves what the header says of the backing format when an overlay is put on a node', async () => {
+it('leaves the backing format of the header when an overlay is put on a node', async () => {
   const base = await open({ driver: 'file', 'node-name': 'base', filename: '/base' });
   const mid = await open({ ...image('mid'), backing: null });
   const resume = await graph.drainAll();

@@ -1,18 +1,14 @@
 /** QMP clients for tests: of a monitor in this process, and of a daemon that runs. */
 import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { spawn } from 'node:child_process';
-import { blockdevTypes } from '../../src/catalog/blockdev-types.js';
 import { drivers } from '../../src/catalog/drivers.js';
 import { nodeHost } from '../../src/host/node/index.js';
 import type { ByteStream } from '../../src/host/socket.js';
 import { BlockGraph } from '../../src/block/graph.js';
-import type { BlockNode } from '../../src/block/node.js';
-import { Chardevs } from '../../src/monitor/chardevs.js';
-import { JobList } from '../../src/job/job-list.js';
-import { commands } from '../../src/monitor/commands/index.js';
-import { eventKinds } from '../../src/monitor/event-kinds.js';
-import { BlockExports } from '../../src/monitor/exports.js';
-import { Monitor } from '../../src/monitor/monitor.js';
+import { BlockLayer } from '../../src/monitor/block-layer.js';
+import type { JobList } from '../../src/job/job-list.js';
+import type { BlockExports } from '../../src/monitor/exports.js';
+import type { Monitor } from '../../src/monitor/monitor.js';
 import { ToolObjects } from '../../src/tool/objects.js';
 import type { FakeClock } from '../support/index.js';
 import { FakeSockets } from '../support/index.js';
@@ -107,64 +103,51 @@ export class Client {
 
 /** A monitor with a graph of its own in this process. */
 export class TestMonitor {
-  readonly graph: BlockGraph;
-  readonly monitor: Monitor;
-  readonly exports: BlockExports;
+  readonly layer: BlockLayer;
   readonly objects = new ToolObjects();
-  readonly jobs: JobList;
-  readonly owned = new Set<BlockNode>();
   readonly printed: string[] = [];
   readonly #sockets = new FakeSockets();
   #quit = 0;
 
   constructor(clock?: FakeClock) {
     const host = clock === undefined ? nodeHost() : { ...nodeHost(), clock };
-    const emit = (name: string, data: Readonly<Message>): void => {
-      this.monitor.emit(name, data);
-    };
-    this.graph = new BlockGraph({
-      host,
+    this.layer = new BlockLayer({
+      graph: (onEvent) =>
+        new BlockGraph({
+          host,
+          drivers,
+          throttleGroups: this.objects.throttleGroups,
+          onEvent,
+          secret: (id) => this.objects.secret(id),
+        }),
       drivers,
-      throttleGroups: this.objects.throttleGroups,
-      onEvent: emit,
-      secret: (id) => this.objects.secret(id),
-    });
-    this.exports = new BlockExports({ graph: this.graph, objects: this.objects, emit });
-    this.jobs = new JobList({
+      objects: this.objects,
       clock: host.clock,
-      emit,
-      exclusive: (work) => this.monitor.runExclusive(work),
-    });
-    const types = blockdevTypes(drivers);
-    const chardevs = new Chardevs(
-      () => Promise.resolve(this.#sockets),
-      () => undefined,
-    );
-    this.monitor = new Monitor({
-      clock: host.clock,
-      commands,
-      events: eventKinds,
+      sockets: () => Promise.resolve(this.#sockets),
       version: { qemu: { major: 10, minor: 0, micro: 2 }, package: 'test' },
-      types,
-      context: () => ({
-        graph: this.graph,
-        owned: this.owned,
-        exports: this.exports,
-        chardevs,
-        objects: this.objects,
-        jobs: this.jobs,
-        version: this.monitor.version,
-        commands: this.monitor.commands,
-        types,
-        emit,
-        print: (line) => {
-          this.printed.push(line);
-        },
-        quit: async () => {
-          this.#quit++;
-        },
-      }),
+      print: (line) => {
+        this.printed.push(line);
+      },
+      quit: async () => {
+        this.#quit++;
+      },
     });
+  }
+
+  get graph(): BlockGraph {
+    return this.layer.graph;
+  }
+
+  get monitor(): Monitor {
+    return this.layer.monitor;
+  }
+
+  get exports(): BlockExports {
+    return this.layer.exports;
+  }
+
+  get jobs(): JobList {
+    return this.layer.jobs;
   }
 
   get quits(): number {
@@ -182,12 +165,8 @@ export class TestMonitor {
     return client;
   }
 
-  async close(): Promise<void> {
-    await this.jobs.close();
-    await this.exports.close();
-    this.owned.clear();
-    await this.graph.close();
-    await this.monitor.close();
+  close(): Promise<void> {
+    return this.layer.close();
   }
 }
 

@@ -1,7 +1,6 @@
 /** Commands that start backups. */
 import { runActions } from '../actions/action.js';
 import { blockdevBackupAction, driveBackupAction } from '../actions/backup.js';
-import type { Command } from '../command.js';
 import { defineCommand } from '../command.js';
 import * as types from '../types/backup.js';
 
@@ -26,4 +25,4 @@ const driveBackup = defineCommand({
   run: (context, args) => runActions(context, [driveBackupAction(args)]),
 });
 
-export const backupCommands: readonly Command[] = [blockdevBackup, driveBackup];
+export const backupCommands = [blockdevBackup, driveBackup] as const;

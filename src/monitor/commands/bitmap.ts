@@ -2,7 +2,6 @@
 import { readableBitmap } from '../../block/bitmaps.js';
 import * as actions from '../actions/bitmap.js';
 import { runActions } from '../actions/action.js';
-import type { Command } from '../command.js';
 import { defineCommand } from '../command.js';
 import * as types from '../types/bitmap.js';
 
@@ -71,12 +70,4 @@ const sha256 = defineCommand({
   },
 });
 
-export const bitmapCommands: readonly Command[] = [
-  sha256,
-  merge,
-  disable,
-  enable,
-  clear,
-  remove,
-  add,
-];
+export const bitmapCommands = [sha256, merge, disable, enable, clear, remove, add] as const;

@@ -11,7 +11,6 @@ import { startCommit } from '../../job/commit-job.js';
 import type { ChainJobOptions } from '../../job/start.js';
 import { t } from '../../options/schema.js';
 import { rootNode } from '../actions/snapshot.js';
-import type { Command } from '../command.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { QmpError } from '../qmp-error.js';
@@ -243,4 +242,4 @@ const blockCommit = defineCommand({
   },
 });
 
-export const blockJobCommands: readonly Command[] = [blockStream, blockCommit];
+export const blockJobCommands = [blockStream, blockCommit] as const;

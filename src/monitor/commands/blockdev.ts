@@ -101,4 +101,4 @@ const blockdevReopen = defineCommand({
   },
 });
 
-export const blockdevCommands = [blockdevReopen, blockdevAdd, blockdevDel];
+export const blockdevCommands = [blockdevReopen, blockdevAdd, blockdevDel] as const;

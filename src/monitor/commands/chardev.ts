@@ -124,4 +124,4 @@ export const chardevCommands = [
   chardevAdd,
   queryChardev,
   queryChardevBackends,
-];
+] as const;

@@ -54,4 +54,4 @@ const queryQmpSchema = definePlainCommand({
   run: schemaOf,
 });
 
-export const controlCommands = [queryVersion, queryCommands, quit, queryQmpSchema];
+export const controlCommands = [queryVersion, queryCommands, quit, queryQmpSchema] as const;

@@ -146,10 +146,10 @@ const queryMachines = definePlainCommand({
     })),
 });
 
-export const deviceCommands: readonly Command[] = [
+export const deviceCommands = [
   deviceAdd,
   deviceDel,
   listProperties,
   listTypes,
   queryMachines,
-];
+] as const;

@@ -96,4 +96,4 @@ export const exportCommands = [
   nbdServerRemove,
   nbdServerAdd,
   nbdServerStart,
-];
+] as const;

@@ -1,5 +1,4 @@
 /** The list of commands, in the order in which query-commands tells them. */
-import type { Command } from '../command.js';
 import { qmpCapabilities } from '../session.js';
 import { backupCommands } from './backup.js';
 import { bitmapCommands } from './bitmap.js';
@@ -17,7 +16,7 @@ import { snapshotCommands } from './snapshot.js';
 import { systemCommands } from './system.js';
 import { transactionCommands } from './transaction.js';
 
-export const commands: readonly Command[] = [
+export const commands = [
   ...objectCommands,
   ...controlCommands,
   qmpCapabilities,
@@ -33,7 +32,7 @@ export const commands: readonly Command[] = [
   ...backupCommands,
   ...mirrorCommands,
   ...queryBlockCommands,
-];
+] as const;
 
 /** The commands of a program with a machine. */
-export const systemProgramCommands: readonly Command[] = [...systemCommands, ...commands];
+export const systemProgramCommands = [...systemCommands, ...commands] as const;

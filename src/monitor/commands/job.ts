@@ -3,7 +3,6 @@ import { blockdevCreateOptions } from '../../catalog/blockdev-types.js';
 import { createWork } from '../../job/blockdev-create.js';
 import type { Job } from '../../job/job.js';
 import { t } from '../../options/schema.js';
-import type { Command } from '../command.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { QmpError } from '../qmp-error.js';
@@ -23,22 +22,20 @@ export function findBlockJob({ jobs }: Pick<MonitorContext, 'jobs'>, id: string)
   throw new QmpError(`Block job '${id}' not found`, 'DeviceNotActive');
 }
 
-interface Verb {
-  readonly name: string;
+interface Verb<N extends string = string> {
+  readonly name: N;
   readonly doc: string;
   /** QEMU's version that had the block-job- form first. */
   readonly since: string;
-  /** How the block-job- form names the job. */
-  readonly key: 'device' | 'id';
   run(this: void, job: Job): void | Promise<void>;
 }
 
-const verbs: readonly Verb[] = [
+/** The block-job- form names the job `device`. */
+const deviceVerbs: readonly Verb<'pause' | 'resume' | 'complete'>[] = [
   {
     name: 'pause',
     doc: 'Pauses a job: it stops at its next pause point.',
     since: '1.3',
-    key: 'device',
     run: (job) => {
       job.pauseByUser();
     },
@@ -47,7 +44,6 @@ const verbs: readonly Verb[] = [
     name: 'resume',
     doc: 'Lets a paused job go on.',
     since: '1.3',
-    key: 'device',
     run: (job) => {
       job.resumeByUser();
     },
@@ -56,14 +52,16 @@ const verbs: readonly Verb[] = [
     name: 'complete',
     doc: 'Completes a job that is ready.',
     since: '1.3',
-    key: 'device',
     run: (job) => job.complete(),
   },
+];
+
+/** The block-job- form names the job `id`. */
+const idVerbs: readonly Verb<'dismiss' | 'finalize'>[] = [
   {
     name: 'dismiss',
     doc: 'Forgets a job that is concluded.',
     since: '2.12',
-    key: 'id',
     run: (job) => {
       job.dismiss();
     },
@@ -72,42 +70,41 @@ const verbs: readonly Verb[] = [
     name: 'finalize',
     doc: 'Lets a pending job, and the others of its transaction, take effect.',
     since: '2.12',
-    key: 'id',
     run: (job) => job.finalize(),
   },
 ];
 
 const jobId = t.str({ doc: 'ID of the job' });
 
-function jobVerb({ name, doc, run }: Verb): Command {
-  return defineCommand({
+const jobVerbs = [...deviceVerbs, ...idVerbs].map(({ name, doc, run }) =>
+  defineCommand({
     name: `job-${name}`,
     doc,
     args: t.struct(`q_obj_job-${name}-arg`, { id: jobId }),
     since: '3.0',
     run: (context, { id }) => run(findJob(context, id)),
-  });
-}
+  }),
+);
 
-function blockJobVerb({ name: verb, doc, since, key, run }: Verb): Command {
-  const name = `block-job-${verb}`;
-  if (key === 'id') {
-    return defineCommand({
-      name,
-      doc,
-      since,
-      args: t.struct(`q_obj_${name}-arg`, { id: jobId }),
-      run: (context, { id }) => run(findBlockJob(context, id)),
-    });
-  }
-  return defineCommand({
-    name,
+const blockJobDeviceVerbs = deviceVerbs.map(({ name, doc, since, run }) =>
+  defineCommand({
+    name: `block-job-${name}`,
     doc,
     since,
-    args: t.struct(`q_obj_${name}-arg`, { device: jobId }),
+    args: t.struct(`q_obj_block-job-${name}-arg`, { device: jobId }),
     run: (context, { device }) => run(findBlockJob(context, device)),
-  });
-}
+  }),
+);
+
+const blockJobIdVerbs = idVerbs.map(({ name, doc, since, run }) =>
+  defineCommand({
+    name: `block-job-${name}`,
+    doc,
+    since,
+    args: t.struct(`q_obj_block-job-${name}-arg`, { id: jobId }),
+    run: (context, { id }) => run(findBlockJob(context, id)),
+  }),
+);
 
 const jobCancel = defineCommand({
   name: 'job-cancel',
@@ -186,14 +183,15 @@ const blockdevCreate = defineCommand({
   },
 });
 
-export const jobCommands: readonly Command[] = [
+export const jobCommands = [
   blockdevCreate,
-  ...verbs.map(jobVerb),
+  ...jobVerbs,
   jobCancel,
   queryJobs,
-  ...verbs.map(blockJobVerb),
+  ...blockJobDeviceVerbs,
+  ...blockJobIdVerbs,
   blockJobCancel,
   setSpeed,
   blockJobChangeCommand,
   queryBlockJobs,
-];
+] as const;

@@ -254,4 +254,4 @@ export const mediumCommands = [
   closeTrayCommand,
   openTrayCommand,
   eject,
-];
+] as const;

@@ -6,7 +6,6 @@ import type { MirrorOptions } from '../../job/mirror.js';
 import { startMirror } from '../../job/mirror.js';
 import type { Infer } from '../../options/schema.js';
 import { deviceOf, makeTarget } from '../actions/backup.js';
-import type { Command } from '../command.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { QmpError } from '../qmp-error.js';
@@ -135,4 +134,4 @@ const driveMirror = defineCommand({
   },
 });
 
-export const mirrorCommands: readonly Command[] = [blockdevMirror, driveMirror];
+export const mirrorCommands = [blockdevMirror, driveMirror] as const;

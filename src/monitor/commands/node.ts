@@ -140,4 +140,9 @@ const setIothread = defineCommand({
   },
 });
 
-export const nodeCommands = [setIothread, setWriteThreshold, changeBackingFile, blockResize];
+export const nodeCommands = [
+  setIothread,
+  setWriteThreshold,
+  changeBackingFile,
+  blockResize,
+] as const;

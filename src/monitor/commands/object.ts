@@ -82,4 +82,4 @@ const queryIothreads = definePlainCommand({
       })),
 });
 
-export const objectCommands = [queryIothreads, qomSet, qomGet, objectDel, objectAdd];
+export const objectCommands = [queryIothreads, qomSet, qomGet, objectDel, objectAdd] as const;

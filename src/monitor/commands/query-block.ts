@@ -63,4 +63,4 @@ export const queryBlockCommands = [
   queryBlockstats,
   queryNamedBlockNodes,
   queryBlockGraph,
-];
+] as const;

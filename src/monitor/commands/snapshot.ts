@@ -71,4 +71,4 @@ const deleteInternal = defineCommand({
   },
 });
 
-export const snapshotCommands = [deleteInternal, internal, snapshot, snapshotSync];
+export const snapshotCommands = [deleteInternal, internal, snapshot, snapshotSync] as const;

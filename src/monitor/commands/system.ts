@@ -1,6 +1,5 @@
 /** Commands of a program with a machine; a storage daemon has none of them. */
 import { t } from '../../options/schema.js';
-import type { Command } from '../command.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { runHmp } from '../hmp/run.js';
@@ -122,7 +121,7 @@ const queryKvm = definePlainCommand({
 });
 
 /** What a program with a machine has besides the commands of a storage daemon. */
-export const systemCommands: readonly Command[] = [
+export const systemCommands = [
   humanMonitorCommand,
   queryStatus,
   stop,
@@ -134,4 +133,4 @@ export const systemCommands: readonly Command[] = [
   queryKvm,
   ...mediumCommands,
   ...deviceCommands,
-];
+] as const;

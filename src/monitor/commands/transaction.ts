@@ -114,4 +114,4 @@ const transaction = defineCommand({
   },
 });
 
-export const transactionCommands = [transaction];
+export const transactionCommands = [transaction] as const;
