@@ -16,6 +16,7 @@ import { inQemuOrder } from '../lib/qdict-order.js';
 import { parseValue, t } from '../options/schema.js';
 import type { Decl } from '../options/schema.js';
 import type { Command } from './command.js';
+import { defineCommand } from './command.js';
 import type { VersionInfo } from './context.js';
 import { errorReply, QmpError } from './qmp-error.js';
 
@@ -41,13 +42,11 @@ const capabilities = t.struct('q_obj_qmp_capabilities-arg', {
 });
 
 /** The command that ends negotiation; sessions carry it out themselves. */
-export const qmpCapabilities: Command = {
+export const qmpCapabilities = defineCommand({
   name: 'qmp_capabilities',
   doc: 'Ends the negotiation of capabilities; must be the first command of a connection.',
   args: capabilities,
-  returns: undefined,
   since: '0.13',
-  features: undefined,
   givenOnly: true,
   run: () => {
     throw new QmpError(
@@ -55,7 +54,7 @@ export const qmpCapabilities: Command = {
       'CommandNotFound',
     );
   },
-};
+});
 
 /** A request whose form is right. */
 interface Request {

@@ -1,5 +1,5 @@
 /** QMP's types of nodes, images and statistics that queries return. */
-import type { Fields } from '../../options/schema.js';
+import type { Decl, Fields } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 import { blockPermission } from '../../block/blockdev-types.js';
 import { blockDirtyInfo } from './bitmap.js';
@@ -51,7 +51,7 @@ export const imageInfoSpecific = t.union('ImageInfoSpecific', 'type', {
   }),
 });
 
-const nodeInfoFields: Fields = {
+const nodeInfoFields = {
   filename: t.str(),
   format: t.str(),
   'dirty-flag': t.optional(t.bool()),
@@ -65,7 +65,7 @@ const nodeInfoFields: Fields = {
   'backing-filename-format': t.optional(t.str()),
   snapshots: t.optional(t.arrayOf(snapshotInfo)),
   'format-specific': t.optional(imageInfoSpecific),
-};
+} satisfies Fields;
 
 export const imageInfo = t.struct('ImageInfo', {
   ...nodeInfoFields,
@@ -161,7 +161,9 @@ export const statsCounters = [
   'invalid_unmap_operations',
 ] as const;
 
-const counterFields: Fields = Object.fromEntries(statsCounters.map((name) => [name, t.int()]));
+const counterFields = Object.fromEntries(statsCounters.map((name) => [name, t.int()])) as Readonly<
+  Record<(typeof statsCounters)[number], Decl<number, 'required'>>
+>;
 
 const fileStats = t.struct('BlockStatsSpecificFile', {
   'discard-nb-ok': t.uint(),
