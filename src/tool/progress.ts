@@ -38,6 +38,8 @@ export interface ShowOptions {
   readonly quiet: boolean;
   /** Standard output carries data: progress goes to standard error. */
   readonly toErrors?: boolean;
+  /** Counts are steps, no bytes. */
+  readonly steps?: boolean;
 }
 
 /** Programs that have shown some progress. */
@@ -60,7 +62,7 @@ export function endUnbegun(
 export function showProgress(
   program: Program,
   wish: ProgressWish,
-  { quiet, toErrors = false }: ShowOptions,
+  { quiet, toErrors = false, steps = false }: ShowOptions,
 ): ProgressShow {
   begun.add(program);
   if (wish === 'off' || quiet) return onSignal(program);
@@ -70,7 +72,7 @@ export function showProgress(
     program.output.flush();
   };
   if (wish === 'json') return jsonLines(print);
-  return isTerminal(toErrors ? 2 : 1) ? bar(print) : percentText(print);
+  return isTerminal(toErrors ? 2 : 1) ? bar(print, steps) : percentText(print);
 }
 
 /** How to print a piece of text at once. */
@@ -105,11 +107,11 @@ function percentText(print: Print): ProgressShow {
   };
 }
 
-function bar(print: Print): ProgressShow {
+function bar(print: Print, steps: boolean): ProgressShow {
   let shownAt = 0;
   let width = 0;
   const show = (progress: Progress): void => {
-    const line = barLine(progress);
+    const line = barLine(progress, steps);
     print(`\r${line.padEnd(width)}`);
     width = line.length;
   };
@@ -167,15 +169,15 @@ function jsonLines(print: Print): ProgressShow {
   };
 }
 
-/** ` 45.2% [=======>    ]  1.21 GiB of 2 GiB  512 MiB/s  0:03 left`. */
-export function barLine(progress: Progress): string {
+/** ` 45.2% [=======>    ]  1.21 GiB of 2 GiB  512 MiB/s  0:03 left`; of steps no amount. */
+export function barLine(progress: Progress, steps = false): string {
   const { done, total, bytesPerSecond, secondsLeft } = progress;
   const part = percent(progress) / 100;
   const full = Math.floor(part * BAR_COLUMNS);
   const head = full > 0 && full < BAR_COLUMNS ? `${'='.repeat(full - 1)}>` : '='.repeat(full);
   const parts = [
     `${(part * 100).toFixed(1).padStart(5)}% [${head.padEnd(BAR_COLUMNS)}]`,
-    `${formatSize(done)} of ${formatSize(total)}`,
+    ...(steps ? [] : [`${formatSize(done)} of ${formatSize(total)}`]),
   ];
   if (bytesPerSecond > 0) parts.push(`${formatSize(Math.round(bytesPerSecond))}/s`);
   if (secondsLeft !== undefined && secondsLeft > 0) parts.push(`${clockText(secondsLeft)} left`);

@@ -95,5 +95,7 @@ describe('the bar', () => {
     expect(barLine(long)).toContain('1:06:41 left');
     const all = { done: 5, total: 5, bytesPerSecond: 5, secondsLeft: 0 };
     expect(barLine(all)).toBe('100.0% [========================]  5 B of 5 B  5 B/s');
+    const steps = { done: 1, total: 4, bytesPerSecond: 0, secondsLeft: undefined };
+    expect(barLine(steps, true)).toBe(' 25.0% [=====>                  ]');
   });
 });

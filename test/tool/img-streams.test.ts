@@ -100,7 +100,27 @@ requires('bash')('pipes', () => {
   });
 
   it.each([
-    ['$I convert -O qcow2 a.raw - | cat', "Format 'qcow2' cannot be written to a pipe"],
+    ['qcow2', '-O qcow2 -c --verify'],
+    ['vdi', '-O vdi'],
+    ['vmdk', '-O vmdk -o subformat=streamOptimized'],
+    ['vpc', '--profile azure'],
+    ['vhdx', '--profile hyperv'],
+  ])('an image of format %s goes through a pipe (%s)', async (format, how) => {
+    await ok(`$I convert ${how} a.raw - | cat >piped; $I compare -F ${format} a.raw piped`);
+  });
+
+  it('the size of a raw image is rounded for its profile', async () => {
+    expect(await ok('$I convert --profile aws a.raw - | wc -c')).toBe(`${2 ** 30}\n`);
+  });
+
+  it('dd writes an image of another format to a pipe', async () => {
+    await ok('$I dd -O qcow2 bs=64k skip=3 if=a.raw of=- | cat >piped');
+    await ok('$I dd bs=64k skip=3 if=a.raw of=part; $I compare -F qcow2 part piped');
+  });
+
+  it.each([
+    ['$I convert --resume -O qcow2 a.raw - | cat', '--resume has no use for standard output'],
+    ['$I convert -O bochs a.raw - | cat', "'bochs' does not support image creation"],
     ['$I convert -c a.raw - | cat', '-c has no use for standard output'],
     ['$I convert --verify a.raw - | cat', '--verify has no use for standard output'],
     ['cat a.raw | $I convert -O qcow2 -o preallocation=full - out', 'its length is not known'],

@@ -72,7 +72,9 @@ async function readAt(file: Child, offset: number, bytes: number): Promise<Uint8
 async function checkIdentifier(file: Child): Promise<void> {
   const bytes = await readAt(file, Place.identifier, IDENTIFIER.length);
   if (isIdentifier(bytes)) return;
-  throw new BlockError('EINVAL', 'The image has no VHDX file type identifier');
+  // In QEMU's words: it has none of its own for this.
+  const { filename } = file.node;
+  throw new BlockError('EINVAL', `Could not open '${filename}': Invalid argument`);
 }
 
 export function isIdentifier(bytes: Uint8Array): boolean {

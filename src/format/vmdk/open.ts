@@ -81,6 +81,9 @@ class Opener {
   }
 
   async openDescriptor(at: number, bytes: number): Promise<VmdkInstance> {
+    if (this.#file.size < 4) {
+      throw new BlockError('EINVAL', 'File is too small, not a valid image');
+    }
     const text = await this.#text(at, bytes);
     if (!/^createType="/m.test(text)) {
       throw new BlockError('EINVAL', 'invalid VMDK image descriptor');

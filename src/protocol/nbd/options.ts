@@ -111,6 +111,7 @@ function decode(text: string): string {
 function parseOld(filename: string): NodeOptions {
   const marker = ':exportname=';
   const cut = filename.indexOf(marker);
+  if (!filename.startsWith('nbd:')) fail("File name string for NBD must start with 'nbd:'");
   const out: NodeOptions = {};
   let spec = filename;
   if (cut >= 0) {

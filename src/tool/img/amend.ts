@@ -136,7 +136,7 @@ async function amendOpen(program: Program, asked: Asked, backend: Backend): Prom
   );
   // An interrupt waits until the image is consistent again.
   const interrupts = watchInterrupts();
-  const show = showProgress(program, asked.progress, asked);
+  const show = showProgress(program, asked.progress, { quiet: asked.quiet, steps: true });
   const none = { bytesPerSecond: 0, secondsLeft: undefined };
   try {
     show.update({ done: 0, total: 1, ...none });

@@ -99,6 +99,8 @@ interface Run {
   readonly graph: BlockGraph;
   readonly asked: Asked;
   readonly interrupts: Interrupts;
+  /** The image goes to standard output. */
+  readonly toStandard: boolean;
 }
 
 /** Carries a conversion out; the exit status. */
@@ -113,7 +115,8 @@ export async function convertNames(
   const sourceCache = cacheMode(asked.sourceCache, 'Invalid source cache option');
   const graph = toolGraph(program, objects);
   const interrupts = watchInterrupts();
-  const run: Run = { program, graph, asked, interrupts };
+  const toStandard = target === STANDARD;
+  const run: Run = { program, graph, asked, interrupts, toStandard };
   const sources: Backend[] = [];
   const cleanups: (() => void)[] = [];
   try {
@@ -186,22 +189,26 @@ async function isPipe(asked: Asked, target: string): Promise<boolean> {
 }
 
 /** Images to a pipe. */
-async function convertOut(
-  { program, graph, asked, interrupts }: Run,
-  sources: readonly Backend[],
-): Promise<void> {
-  const { checkStandardOutput, writePiece } = await import('./standard-output.js');
-  checkStandardOutput(asked.outputFormat ?? 'raw');
+async function convertOut(run: Run, sources: Backend[]): Promise<void> {
+  const { program, graph, asked, interrupts } = run;
+  const { checkStandardOutput, throughFile, writePiece } = await import('./standard-output.js');
+  checkStandardOutput();
+  const isRaw = asked.outputFormat === 'raw';
   const useless: [boolean, string][] = [
     [asked.noCreate, '-n'],
-    [asked.compress, '-c'],
-    [asked.backingFile !== undefined, '-B'],
-    [asked.bitmaps, '--bitmaps'],
-    [asked.verify, '--verify'],
-    [asked.optionTexts.length > 0, '-o'],
+    [asked.resume, '--resume'],
+    [isRaw && asked.compress, '-c'],
+    [isRaw && asked.backingFile !== undefined, '-B'],
+    [isRaw && asked.bitmaps, '--bitmaps'],
+    [isRaw && asked.verify, '--verify'],
+    [isRaw && asked.optionTexts.length > 0, '-o'],
   ];
   const [, option] = useless.find(([given]) => given) ?? [];
   if (option !== undefined) throw new Failure(`${option} has no use for standard output`);
+  if (!isRaw || asked.sizeUnit !== 0) {
+    await throughFile((path) => convertSources(run, sources, path), interrupts.signal);
+    return;
+  }
   const show = showProgress(program, asked.progress, { quiet: asked.quiet, toErrors: true });
   let complete = false;
   const meter = new ProgressMeter(graph.host.clock, {
@@ -253,7 +260,10 @@ async function convertSources(run: Run, sources: Backend[], target: string): Pro
   if (!run.asked.verify) return;
   const { program, asked, graph, interrupts } = run;
   const written = await openWritten(run, target);
-  const show = showProgress(program, asked.progress, asked);
+  const show = showProgress(program, asked.progress, {
+    quiet: asked.quiet,
+    toErrors: run.toStandard,
+  });
   let complete = false;
   try {
     const different = await verifyCopy(sources, written, {
@@ -296,7 +306,7 @@ function resumeOptions(asked: Asked, target: string): { journal: string; resumeF
 }
 
 async function convertOpen(
-  { program, graph, asked, interrupts }: Run,
+  { program, graph, asked, interrupts, toStandard }: Run,
   from: { readonly sources: readonly Backend[]; readonly stream?: ByteSource },
   given: string,
 ): Promise<void> {
@@ -304,7 +314,7 @@ async function convertOpen(
   const image = { name: target, imageOpts: asked.targetImageOpts, format: undefined };
   const { filename, options } = imageSpec(program, image, false);
   const cache = targetCache(asked);
-  const toErrors = given === STANDARD;
+  const toErrors = toStandard;
   const show = showProgress(program, asked.progress, { quiet: asked.quiet, toErrors });
   let complete = false;
   // A target that could not be written cannot be flushed when it is closed, either.
@@ -315,7 +325,7 @@ async function convertOpen(
       ...from,
       target: {
         filename,
-        name: target,
+        name: toStandard ? '/dev/stdout' : target,
         format: asked.outputFormat,
         optionTexts: asked.noCreate ? [] : asked.optionTexts,
         backingFile: asked.backingFile,

@@ -22,7 +22,7 @@ const spec = command({
   doc:
     'Several images are put one behind the other. Runs of zeroes become holes. With -B the new\n' +
     'image holds only what the source has above its own backing file. A file name of - is\n' +
-    'standard input or output: raw images stream, others are kept in a file on their way in.',
+    'standard input or output: raw images stream, others are kept in a file on their way.',
   options: {
     help: shared.help,
     object: shared.object,

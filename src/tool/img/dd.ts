@@ -34,7 +34,7 @@ const spec = command({
   completeOperand: ['bs=', 'count=', 'if=', 'of=', 'skip='],
   doc:
     'bs= is the size of a block (default 512); count= copies so many blocks; skip= begins after\n' +
-    'so many blocks of INPUT. if=- and of=- are standard input and output: raw images stream.',
+    'so many blocks of INPUT. if=- and of=- are standard input and output.',
   options: {
     help: shared.help,
     object: shared.object,
@@ -182,8 +182,13 @@ async function copyOut(
     await copyTo(program, graph, asked, source, '/dev/stdout');
     return;
   }
-  const { checkStandardOutput, writePiece } = await import('./standard-output.js');
-  checkStandardOutput(asked.outputFormat);
+  const { checkStandardOutput, throughFile, writePiece } = await import('./standard-output.js');
+  checkStandardOutput();
+  if (asked.outputFormat !== 'raw') {
+    const { signal } = new AbortController();
+    await throughFile((path) => copyTo(program, graph, asked, source, path), signal);
+    return;
+  }
   const { start, size } = partOf(source, asked);
   if (start > size) {
     program.error(`${asked.input ?? ''}: cannot skip to specified offset`);

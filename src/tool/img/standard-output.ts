@@ -3,14 +3,38 @@ import { write } from 'node:fs';
 import { BlockError } from '../../block/errors.js';
 import { Failure } from '../program.js';
 import { isTerminal } from '../terminal.js';
+import { namelessFile, pathOf } from './unpack.js';
 
-/** Refuses what cannot go to a pipe, and to write an image to a terminal. */
-export function checkStandardOutput(format: string): void {
+/** Refuses to write an image to a terminal. */
+export function checkStandardOutput(): void {
   if (isTerminal(1)) throw new Failure('An image is not written to a terminal');
-  if (format !== 'raw') {
-    throw new Failure(
-      `Format '${format}' cannot be written to a pipe: its parts change after they were written`,
-    );
+}
+
+/** Bytes that are read from a finished image and written at a time. */
+const PIECE = 1024 * 1024;
+
+/**
+ * Writes an image to a pipe whose format changes parts that it has written already: `make` makes
+ * it in a temporary file without a name, at the path that it is given. Throws what `make` throws
+ * and BlockError, ECANCELED once `signal` is aborted.
+ */
+export async function throughFile(
+  make: (path: string) => Promise<void>,
+  signal: AbortSignal,
+): Promise<void> {
+  const file = await namelessFile();
+  try {
+    await make(pathOf(file));
+    const piece = new Uint8Array(PIECE);
+    for (let at = 0; ;) {
+      if (signal.aborted) throw new BlockError('ECANCELED');
+      const { bytesRead } = await file.read(piece, 0, PIECE, at);
+      if (bytesRead === 0) return;
+      await writePiece(piece.subarray(0, bytesRead));
+      at += bytesRead;
+    }
+  } finally {
+    await file.close();
   }
 }
 

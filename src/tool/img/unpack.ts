@@ -204,13 +204,24 @@ async function peek(stream: ByteSource): Promise<{ head: Uint8Array; all: ByteSo
   return { head: new Uint8Array(Buffer.concat(seen, Math.min(bytes, PROBE_BYTES))), all: all() };
 }
 
-/** Writes a stream to a file without a name; the path by which it can be opened. */
-async function spool(stream: ByteSource, files: InputFiles): Promise<string> {
+/** A new temporary file without a name: it is gone with the process. */
+export async function namelessFile(): Promise<FileHandle> {
   const folder = mkdtempSync(join(tmpdir(), 'vdisk-'));
   const path = join(folder, 'spool');
   const file = await open(path, 'wx+', 0o600);
   unlinkSync(path);
   rmdirSync(folder);
+  return file;
+}
+
+/** By what path this process can open a file without a name. */
+export function pathOf(file: FileHandle): string {
+  return `/proc/self/fd/${String(file.fd)}`;
+}
+
+/** Writes a stream to a file without a name; the path by which it can be opened. */
+async function spool(stream: ByteSource, files: InputFiles): Promise<string> {
+  const file = await namelessFile();
   files.add(() => {
     void file.close();
   });
@@ -220,7 +231,7 @@ async function spool(stream: ByteSource, files: InputFiles): Promise<string> {
     at += piece.byteLength;
   }
   await file.truncate(at);
-  return `/proc/self/fd/${String(file.fd)}`;
+  return pathOf(file);
 }
 
 async function writeSparse(file: FileHandle, piece: Uint8Array, at: number): Promise<void> {

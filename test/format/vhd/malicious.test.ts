@@ -155,7 +155,7 @@ const region = (at: number, value: number): Change =>
   twice((to) => le32(to, value), REGIONS + at, 64 * KiB);
 
 const vhdxCases: readonly (readonly [string, Change, string])[] = [
-  ['another identifier', le32(0, 1), 'no VHDX file type identifier'],
+  ['another identifier', le32(0, 1), 'Invalid argument'],
   ['headers of version 2', head(64, 0x2_0000), 'No valid VHDX header found'],
   ['a log of version 1', head(64, 0x1_0001), 'log version is 1, expected 0'],
   ['no log', head(68, 0), 'log length is 0, expected whole MiB'],
