@@ -95,6 +95,20 @@ requiresQemu10('qemu-img', 'qemu-io')('preallocation as in QEMU', () => {
     },
   );
 
+  it.each(['cluster_size=4k,data_file=x.data', 'cluster_size=16k,extended_l2=on'])(
+    'a disk that ends inside a cluster grows: %s',
+    { timeout: 60_000 },
+    async (layout) => {
+      for (const mode of modes) {
+        const steps = [
+          ['create', '-q', '-f', 'qcow2', '-o', layout, 'x.qcow2', '1050112'],
+          grow(mode, '1500K'),
+        ];
+        expect(await maps(ours, steps), mode).toEqual(await maps(theirs, steps));
+      }
+    },
+  );
+
   it('a data file follows the size of the disk, by resize and by truncate', async () => {
     const sizes = async (tools: Tools, options: string): Promise<string[]> => {
       const cwd = tempDir();

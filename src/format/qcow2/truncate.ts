@@ -12,7 +12,7 @@ import { Autoclear, Entry } from './layout.js';
 import { readGuest } from './read.js';
 import { growL1, useWritableSlice } from './tables.js';
 import { clusterIndex, clustersFor, l1EntriesFor, roundUp } from './units.js';
-import { discardLocked, zeroLocked } from './zero.js';
+import { discardLocked, writeZeroes, zeroLocked } from './zero.js';
 
 /** Guest bytes that one step of preallocation maps. */
 const PREALLOCATE_STEP = 64 * 1024 * 1024;
@@ -92,8 +92,14 @@ async function clearTail(
   const tail = Iov.alloc(end - size);
   await readGuest(image, size, tail);
   const backed = zeroFill && image.backing !== undefined && image.backing.size > size;
-  const stored = prealloc !== 'off' && !image.hasDataFile;
-  if (backed || stored || !tail.isZero()) await image.writes.write(size, zeroIov(end - size));
+  // Preallocated subclusters stay unallocated.
+  const stored = prealloc !== 'off' && !g.extendedL2;
+  if (!backed && !stored && tail.isZero()) return;
+  if (g.extendedL2 && size % g.subclusterSize === 0 && end % g.subclusterSize === 0) {
+    await writeZeroes(image, size, end - size, 0);
+  } else {
+    await image.writes.write(size, zeroIov(end - size));
+  }
 }
 
 /** L2 tables that map nothing any more are released; the L1 table keeps its length. */
