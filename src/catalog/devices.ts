@@ -5,8 +5,14 @@ import { ich9AhciDevice } from '../device/ich9-ahci/device.js';
 import { ideCdDevice } from '../device/ide-cd/device.js';
 import { ideHdDevice } from '../device/ide-hd/device.js';
 import { isaFdcDevice } from '../device/isa-fdc/device.js';
+import {
+  pciBridgeDevice,
+  pciePciBridgeDevice,
+  pcieRootPortDevice,
+} from '../device/pci-bridges/device.js';
 import { piix3IdeDevice } from '../device/piix3-ide/device.js';
 import { virtioBlkPciDevice } from '../device/virtio-blk-pci/device.js';
+import { virtioMousePciDevice } from '../device/virtio-mouse-pci/device.js';
 
 export const deviceTypes: readonly DeviceType[] = [
   piix3IdeDevice,
@@ -16,10 +22,15 @@ export const deviceTypes: readonly DeviceType[] = [
   ideHdDevice,
   ideCdDevice,
   virtioBlkPciDevice,
+  pciBridgeDevice,
+  pciePciBridgeDevice,
+  pcieRootPortDevice,
+  virtioMousePciDevice,
 ];
 
 /** Other names of devices. */
 export const deviceAliases: Readonly<Record<string, string>> = {
   ahci: 'ich9-ahci',
   'virtio-blk': 'virtio-blk-pci',
+  'virtio-mouse': 'virtio-mouse-pci',
 };

@@ -5,6 +5,7 @@ import { describeFields } from '../options/help.js';
 const headings: Readonly<Record<DeviceCategory, string>> = {
   bridge: 'Controller/Bridge/Hub devices:',
   storage: 'Storage devices:',
+  input: 'Input devices:',
   misc: 'Misc devices:',
 };
 

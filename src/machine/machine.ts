@@ -14,7 +14,7 @@ import type { GuestClock } from '../device/bus/clock.js';
 import type { Bus, Device, DeviceContext, DeviceType } from '../device/bus/device.js';
 import { IsaBus } from '../device/bus/isa.js';
 import { PciBus, PciConfigPorts } from '../device/bus/pci/bus.js';
-import type { AccessSize, IoRegion } from '../device/bus/space.js';
+import type { AccessSize } from '../device/bus/space.js';
 import { IoSpace } from '../device/bus/space.js';
 import { OptionError } from '../options/option-error.js';
 import type { Chipset, MachineType } from './chipset.js';
@@ -29,6 +29,7 @@ import { LINUX_ROM } from './linux-boot.js';
 import { PowerControl } from './power.js';
 import type { MachineRam, Processor } from './processor.js';
 import { GuestRam } from './ram.js';
+import { PciHotplug, pciBuses } from './hotplug.js';
 
 export type { MachineType } from './chipset.js';
 
@@ -113,8 +114,10 @@ export class Machine {
   readonly #context: DeviceContext;
   /** Devices of the machine itself, which nobody takes away. */
   readonly #own = new Set<Device>();
-  /** Devices that somebody wants to go. */
-  readonly #leaving = new Set<Device>();
+  readonly #hotplug = new PciHotplug({
+    buses: () => pciBuses(this.buses),
+    depart: (device) => this.#depart(device),
+  });
   /** Backends that were made for a `drive=` that names a node. */
   readonly #anonymous = new Set<Backend>();
   #paused: PauseReason | undefined;
@@ -143,12 +146,12 @@ export class Machine {
     if (init.keepDefaultSlots === true) {
       for (const slot of isPc ? [2, 3] : [1, 2]) this.pci.reserved.add(slot);
     }
-    this.#configPorts = new PciConfigPorts((bus) => (bus === 0 ? this.pci : undefined));
+    this.#configPorts = new PciConfigPorts((bus) => (bus === 0 ? this.pci : this.pci.tryBus(bus)));
     this.ports.map(0xcf8, this.#configPorts.address);
     this.ports.map(0xcfc, this.#configPorts.data);
     this.ports.map(0x70, this.cmos.region);
     this.ports.map(0x510, this.fwCfg.region);
-    this.ports.map(0xae00, this.#hotplug);
+    this.ports.map(isPc ? 0xae00 : 0xcc0, this.#hotplug.region);
     this.power = isPc ? this.#makePower() : undefined;
     this.#context = this.#makeContext();
   }
@@ -171,7 +174,8 @@ export class Machine {
         new DataView(bytes.buffer).setUint32(0, data, true);
         this.ram.write(address, bytes);
       },
-      firmwarePath: '/pci@i0cf8',
+      firmwarePath: () => '/pci@i0cf8',
+      refusesHotplug: this.type === 'q35',
     });
   }
 
@@ -186,21 +190,6 @@ export class Machine {
       },
     });
   }
-
-  /** Ports of ACPI's PCI hot-plug: devices that came or shall go (none wait), and ejection. */
-  readonly #hotplug: IoRegion = {
-    name: 'acpi-pci-hotplug',
-    bytes: 0x14,
-    read: (offset) => {
-      if (offset !== 4) return 0;
-      let slots = 0;
-      for (const device of this.#leaving) slots |= 1 << (device.pciSlot?.() ?? 0);
-      return slots;
-    },
-    write: (offset, _size, value) => {
-      if (offset === 8) void this.#removeLeaving(value);
-    },
-  };
 
   #makeContext(): DeviceContext {
     return {
@@ -264,7 +253,7 @@ export class Machine {
   }
 
   async #addOwn(properties: DeviceProperties): Promise<void> {
-    this.#own.add(await this.#create(properties, 'keyval', true));
+    this.#own.add(await this.#create(properties, 'keyval', { isOwn: true }));
   }
 
   // --- devices
@@ -288,19 +277,17 @@ export class Machine {
     from: 'keyval' | 'qmp',
     isHotplug = false,
   ): Promise<Device> {
-    const { driver } = properties;
-    if (isHotplug && typeof driver === 'string' && !Machine.deviceType(driver).hotpluggable) {
-      const { bus } = Machine.deviceType(driver);
-      throw new OptionError(
-        `Device '${driver}' does not support hotplugging: it is on ${bus} from the start`,
-      );
-    }
-    const device = await this.#create(properties, from, false);
+    const device = await this.#create(properties, from, { isHotplug });
+    if (isHotplug) this.#hotplug.arrived(device);
     this.#settle();
     return device;
   }
 
-  async #create(given: DeviceProperties, from: 'keyval' | 'qmp', isOwn: boolean): Promise<Device> {
+  async #create(
+    given: DeviceProperties,
+    from: 'keyval' | 'qmp',
+    { isOwn = false, isHotplug = false }: { isOwn?: boolean; isHotplug?: boolean },
+  ): Promise<Device> {
     const { driver, id, bus: busName, ...properties } = given;
     if (typeof driver !== 'string') throw new OptionError("Parameter 'driver' is missing");
     const type = Machine.deviceType(driver);
@@ -312,6 +299,7 @@ export class Machine {
       throw new OptionError(`Duplicate device ID '${name}'`);
     }
     const bus = this.#findBus(type, typeof busName === 'string' ? busName : undefined);
+    if (isHotplug) checkHotplug(type, bus);
     const globals: Record<string, unknown> = {};
     for (const each of this.#init.globals ?? []) {
       if (each.driver === type.name) globals[each.property] = each.value;
@@ -343,34 +331,37 @@ export class Machine {
   }
 
   /**
-   * Asks for a device to go. One on a PCI bus goes when the guest lets it (port 0xae08) or at the
-   * next reset. Throws OptionError for devices that stay as long as the machine.
+   * Asks for a device to go. One on a PCI bus goes when the guest lets it (port 0xae08, on q35
+   * 0xcc8) or at the next reset, others at once. Throws OptionError for devices that stay as long
+   * as the machine.
    */
   async requestRemoval(device: Device): Promise<void> {
-    if (!device.type.hotpluggable || this.#own.has(device)) {
-      throw new OptionError(`Device '${device.id ?? ''}' does not support hotplugging`);
+    if (device.bus?.refusesHotplug === true) {
+      throw new OptionError(`Bus '${device.bus.name}' does not support hotplugging`);
     }
-    this.#leaving.add(device);
-    await Promise.resolve();
+    if (!device.type.hotpluggable || this.#own.has(device)) {
+      throw new OptionError(`Device '${device.type.name}' does not support hotplugging`);
+    }
+    if (device.bus?.removesAtOnce === true) await this.#depart(device);
+    else this.#hotplug.ask(device);
   }
 
-  /** The guest let go of the slots whose bits are set, or the machine was reset. */
-  async #removeLeaving(slots: number): Promise<void> {
-    for (const device of [...this.#leaving]) {
-      const slot = device.pciSlot?.();
-      if (slot === undefined || (slots & (1 << slot)) === 0) continue;
-      this.#leaving.delete(device);
-      const drive = device.drive?.backend;
-      await this.removeDevice(device);
-      if (drive !== undefined && this.graph.backends.get(drive.name) === drive) {
-        await this.#init.onDriveLeft?.(drive);
-      }
-      const name = device.id === undefined ? {} : { device: device.id };
-      this.#init.emit?.('DEVICE_DELETED', {
-        ...name,
-        path: `/machine/peripheral/${device.id ?? ''}`,
-      });
+  /** Takes a device and what is behind it out, with their drives, and tells of it. */
+  async #depart(device: Device): Promise<void> {
+    for (const bus of device.buses) {
+      for (const each of [...this.devices]) if (each.bus === bus) await this.#depart(each);
     }
+    this.#hotplug.forget(device);
+    const drive = device.drive?.backend;
+    await this.removeDevice(device);
+    if (drive !== undefined && this.graph.backends.get(drive.name) === drive) {
+      await this.#init.onDriveLeft?.(drive);
+    }
+    const name = device.id === undefined ? {} : { device: device.id };
+    this.#init.emit?.('DEVICE_DELETED', {
+      ...name,
+      path: `/machine/peripheral/${device.id ?? ''}`,
+    });
   }
 
   /** Requests that wait for the guest to go on are given up: it never will. */
@@ -479,7 +470,7 @@ export class Machine {
     this.#resetDevices();
     this.#settle();
     this.#init.processor?.reset();
-    void this.#removeLeaving(0xffff_ffff);
+    void this.#hotplug.reset();
   }
 
   /** Brings up to date what firmware is told of drives and booting. */
@@ -564,5 +555,15 @@ export class Machine {
       this.devices.delete(device);
       await device.unrealize();
     }
+  }
+}
+
+/** Throws OptionError when a device cannot come while the guest runs. */
+function checkHotplug(type: DeviceType, bus: Bus | undefined): void {
+  if (bus?.refusesHotplug === true) {
+    throw new OptionError(`Bus '${bus.name}' does not support hotplugging`);
+  }
+  if (!type.hotpluggable) {
+    throw new OptionError(`Device '${type.name}' does not support hotplugging`);
   }
 }

@@ -21,10 +21,10 @@ import type { IrqLine } from './interrupt.js';
 import type { IoSpace } from './space.js';
 
 /** Kinds of buses; a device is made for one of them, `System` being none at all. */
-export type BusKind = 'PCI' | 'ISA' | 'IDE' | 'floppy-bus' | 'System';
+export type BusKind = 'PCI' | 'ISA' | 'IDE' | 'SCSI' | 'floppy-bus' | 'System';
 
 /** Heading under which `-device help` lists a device. */
-export type DeviceCategory = 'bridge' | 'storage' | 'misc';
+export type DeviceCategory = 'bridge' | 'storage' | 'input' | 'misc';
 
 /** A place for devices. */
 export interface Bus {
@@ -33,6 +33,10 @@ export interface Bus {
   readonly name: string;
   /** No device without an explicit place finds room. */
   readonly isFull: boolean;
+  /** No device comes or goes while the guest runs. */
+  readonly refusesHotplug?: boolean;
+  /** Devices go at once when they are asked to; default: when the guest lets them. */
+  readonly removesAtOnce?: boolean;
 }
 
 /** How the guest goes on or stands still. */

@@ -3,6 +3,7 @@ import type { Bus } from './device.js';
 
 export class IsaBus implements Bus {
   readonly kind = 'ISA';
+  readonly refusesHotplug = true;
   readonly name: string;
   readonly isFull = false;
 

@@ -31,7 +31,13 @@ export interface Mapping {
   readonly region: IoRegion;
 }
 
-export class IoSpace {
+/** A space as those see it that put registers into it. */
+export interface RegionMapper {
+  map(base: number, region: IoRegion): Mapping;
+  unmap(mapping: Mapping): void;
+}
+
+export class IoSpace implements RegionMapper {
   /** Hears that something was mapped or taken away. */
   onChange: (() => void) | undefined;
   readonly #mappings: Mapping[] = [];

@@ -5,7 +5,7 @@ import { t } from '../../options/schema.js';
 import type { Bus, Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import { IdeBus } from '../bus/ide/bus.js';
-import { parseDevfn, PciBus } from '../bus/pci/bus.js';
+import { PciBus } from '../bus/pci/bus.js';
 import { PciFunction } from '../bus/pci/function.js';
 import { Msi } from '../bus/pci/msi.js';
 import type { IoRegion } from '../bus/space.js';
@@ -74,9 +74,7 @@ class Ich9Ahci implements Device {
 
   async realize(): Promise<void> {
     const { addr } = this.#init.options;
-    const devfn = this.bus.place(addr === undefined ? undefined : parseDevfn(addr), this.type.name);
-    this.bus.attach(devfn, this.#function);
-    this.#devfn = devfn;
+    this.#devfn = this.bus.take(addr, this.type.name, this.#function);
     this.#ports.forEach((port, index) => {
       this.buses.push(
         new IdeBus({
@@ -95,9 +93,7 @@ class Ich9Ahci implements Device {
   }
 
   firmwarePath(): string {
-    const devfn = this.#devfn ?? 0;
-    const fn = (devfn & 7) === 0 ? '' : `,${devfn & 7}`;
-    return `${this.bus.firmwarePath}/pci8086,2922@${(devfn >> 3).toString(16)}${fn}`;
+    return this.bus.pathOf(this.#devfn ?? 0, 'pci8086,2922');
   }
 
   reset(): void {

@@ -9,7 +9,7 @@ import { declareDevice } from '../bus/device.js';
 import { IdeBus } from '../bus/ide/bus.js';
 import { BusMaster, busMasterRegion } from '../bus/ide/bus-master.js';
 import { IdeChannel } from '../bus/ide/channel.js';
-import { parseDevfn, PciBus } from '../bus/pci/bus.js';
+import { PciBus } from '../bus/pci/bus.js';
 import { PciFunction } from '../bus/pci/function.js';
 import type { Mapping } from '../bus/space.js';
 
@@ -55,10 +55,7 @@ class Piix3Ide implements Device {
 
   async realize(): Promise<void> {
     const { context, options } = this.#init;
-    const addr = options.addr === undefined ? undefined : parseDevfn(options.addr);
-    const devfn = this.bus.place(addr, this.type.name);
-    this.bus.attach(devfn, this.#function);
-    this.#devfn = devfn;
+    this.#devfn = this.bus.take(options.addr, this.type.name, this.#function);
     places.forEach(({ command, control, irq }, index) => {
       const master = this.#masters[index === 0 ? 0 : 1];
       const channel = new IdeChannel({
@@ -88,8 +85,7 @@ class Piix3Ide implements Device {
   }
 
   firmwarePath(): string {
-    const devfn = this.#devfn ?? 0;
-    return `${this.bus.firmwarePath}/ide@${(devfn >> 3).toString(16)},${devfn & 7}`;
+    return this.bus.pathOf(this.#devfn ?? 0, 'ide');
   }
 
   reset(): void {

@@ -125,7 +125,7 @@ class VirtioBlkPci implements Device, VirtioModel {
     if (options['disable-modern'] && options['disable-legacy'] === 'on') {
       throw new OptionError('device cannot work as neither modern nor legacy mode is enabled');
     }
-    const addr = options.addr === undefined ? undefined : parseDevfn(options.addr);
+    const addr = options.addr === undefined ? undefined : parseDevfn(options.addr, this.type.name);
     const devfn = this.bus.place(addr, this.type.name);
     const backend = await context.backend(options.drive);
     try {
@@ -288,9 +288,7 @@ class VirtioBlkPci implements Device, VirtioModel {
   }
 
   firmwarePath(): string {
-    const devfn = this.#devfn ?? 0;
-    const fn = (devfn & 7) === 0 ? '' : `,${devfn & 7}`;
-    return `${this.bus.firmwarePath}/scsi@${(devfn >> 3).toString(16)}${fn}/disk@0,0`;
+    return `${this.bus.pathOf(this.#devfn ?? 0, 'scsi')}/disk@0,0`;
   }
 
   logicalGeometry(): readonly [number, number, number] | undefined {

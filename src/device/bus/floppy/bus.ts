@@ -20,6 +20,7 @@ export interface FloppyBusInit {
 
 export class FloppyBus implements Bus {
   readonly kind = 'floppy-bus';
+  readonly refusesHotplug = true;
   readonly name: string;
   readonly drives: (FloppyDrive | undefined)[] = Array.from({ length: UNITS }, () => undefined);
   readonly #init: FloppyBusInit;

@@ -27,6 +27,7 @@ export interface IdePlace {
 
 export class IdeBus implements Bus {
   readonly kind = 'IDE';
+  readonly refusesHotplug = true;
   readonly name: string;
   readonly index: number;
   readonly queueDepth: number;

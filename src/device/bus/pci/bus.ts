@@ -5,21 +5,28 @@ import { assert } from '../../../lib/assert.js';
 import type { GuestMemory } from '../../../host/guest-memory.js';
 import { OptionError } from '../../../options/option-error.js';
 import type { Bus } from '../device.js';
-import type { IoRegion, IoSpace } from '../space.js';
+import type { IoRegion, RegionMapper } from '../space.js';
+import type { PciBridge } from './bridge.js';
 import type { PciFunction, PciUplink } from './function.js';
 
 /** What a root bus needs of its machine. */
 export interface PciBusInit {
   readonly name: string;
-  readonly ports: IoSpace;
-  readonly mmio: IoSpace;
+  readonly ports: RegionMapper;
+  readonly mmio: RegionMapper;
   readonly memory: GuestMemory;
   /** Level of pin 1 to 4 of a slot. */
   readonly setPin: (slot: number, pin: number, level: boolean) => void;
   readonly sendMessage: (address: number, data: number) => void;
-  /** QOM path of the bus in firmware's words: `/pci@i0cf8`. */
-  readonly firmwarePath: string;
+  /** Path of the bus in firmware's words: `/pci@i0cf8`. */
+  readonly firmwarePath: () => string;
+  /** First and last slot that devices may take; default 1 to 31, and 0 when asked for. */
+  readonly slots?: readonly [first: number, last: number];
+  /** No device comes or goes while the guest runs. */
+  readonly refusesHotplug?: boolean;
 }
+
+const ROOT_SLOTS = [1, 31] as const;
 
 /** The place of a function: 0 to 255, slot * 8 + function. */
 export type Devfn = number;
@@ -27,7 +34,9 @@ export type Devfn = number;
 export class PciBus implements Bus {
   readonly kind = 'PCI';
   readonly name: string;
-  readonly firmwarePath: string;
+  readonly refusesHotplug: boolean;
+  /** Bridges that are on it. */
+  readonly bridges = new Set<PciBridge>();
   readonly functions = new Map<Devfn, PciFunction>();
   /** Slots that are kept free although nothing is there. */
   readonly reserved = new Set<number>();
@@ -36,7 +45,26 @@ export class PciBus implements Bus {
   constructor(init: PciBusInit) {
     this.#init = init;
     this.name = init.name;
-    this.firmwarePath = init.firmwarePath;
+    this.refusesHotplug = init.refusesHotplug ?? false;
+  }
+
+  get firmwarePath(): string {
+    return this.#init.firmwarePath();
+  }
+
+  /** A function's path in firmware's words: `/pci@i0cf8/scsi@4,1`. */
+  pathOf(devfn: Devfn, name: string): string {
+    const fn = (devfn & 7) === 0 ? '' : `,${devfn & 7}`;
+    return `${this.firmwarePath}/${name}@${(devfn >> 3).toString(16)}${fn}`;
+  }
+
+  /** A bus behind this one, by its number. */
+  tryBus(number: number): PciBus | undefined {
+    for (const bridge of this.bridges) {
+      const found = bridge.tryBus(number);
+      if (found !== undefined) return found;
+    }
+    return undefined;
   }
 
   get isFull(): boolean {
@@ -44,13 +72,21 @@ export class PciBus implements Bus {
   }
 
   #freeSlot(): number | undefined {
-    for (let slot = 1; slot < 32; slot++) {
+    const [first, last] = this.#init.slots ?? ROOT_SLOTS;
+    for (let slot = first; slot <= last; slot++) {
       if (this.reserved.has(slot)) continue;
       let used = false;
       for (let fn = 0; fn < 8; fn++) used ||= this.functions.has(slot * 8 + fn);
       if (!used) return slot;
     }
     return undefined;
+  }
+
+  /** Puts a function where a property `addr` says, and gives its place. Throws OptionError. */
+  take(addr: string | undefined, device: string, fn: PciFunction): Devfn {
+    const devfn = this.place(addr === undefined ? undefined : parseDevfn(addr, device), device);
+    this.attach(devfn, fn);
+    return devfn;
   }
 
   /** The place that `addr` names, or the first free slot. Throws OptionError when taken. */
@@ -63,6 +99,13 @@ export class PciBus implements Bus {
         );
       }
       return slot * 8;
+    }
+    const [first, last] = this.#init.slots ?? [0, 31];
+    if (addr >> 3 < first || addr >> 3 > last) {
+      throw new OptionError(
+        `Unsupported PCI slot ${addr >> 3} for ${device}. ` +
+          `Valid slots are between ${first} and ${last}.`,
+      );
     }
     if (this.functions.has(addr)) {
       const where = `${addr >> 3} function ${addr & 7}`;
@@ -106,12 +149,12 @@ export class PciBus implements Bus {
   }
 }
 
-/** Parses `addr=SLOT[.FUNCTION]`, hexadecimal both. Throws OptionError. */
-export function parseDevfn(text: string): Devfn {
+/** Parses a device's `addr=SLOT[.FUNCTION]`, hexadecimal both. Throws OptionError. */
+export function parseDevfn(text: string, device: string): Devfn {
   const match = /^(?:0x)?([0-9a-f]{1,2})(?:\.(?:0x)?([0-7]))?$/i.exec(text);
   const slot = match === null ? NaN : parseInt(match[1]!, 16);
   if (match === null || slot > 31) {
-    throw new OptionError(`Property 'addr' doesn't take value '${text}'`, 'addr');
+    throw new OptionError(`Property '${device}.addr' doesn't take value '${text}'`, 'addr');
   }
   return slot * 8 + (match[2] === undefined ? 0 : parseInt(match[2], 16));
 }

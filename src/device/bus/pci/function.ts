@@ -10,7 +10,7 @@
  */
 import type { GuestMemory } from '../../../host/guest-memory.js';
 import { assert } from '../../../lib/assert.js';
-import type { AccessSize, IoRegion, IoSpace, Mapping } from '../space.js';
+import type { AccessSize, IoRegion, Mapping, RegionMapper } from '../space.js';
 
 /** Offsets in configuration space. */
 export const PciConfig = {
@@ -66,13 +66,13 @@ export interface BarInit {
 
 interface Bar extends BarInit {
   readonly index: number;
-  mapped: { readonly space: IoSpace; readonly mapping: Mapping } | undefined;
+  mapped: { readonly space: RegionMapper; readonly mapping: Mapping } | undefined;
 }
 
 /** What a function needs of the bus that it is on. */
 export interface PciUplink {
-  readonly ports: IoSpace;
-  readonly mmio: IoSpace;
+  readonly ports: RegionMapper;
+  readonly mmio: RegionMapper;
   readonly memory: GuestMemory;
   /** Level of an interrupt pin (1 to 4) of this function. */
   setPin(pin: number, level: boolean): void;
@@ -180,6 +180,11 @@ export class PciFunction {
       if (bar.is64 === true) this.#view.setUint32(at + 4, 0, true);
     }
     this.#updateBars();
+  }
+
+  /** What the bus gives it; undefined: it is on none. */
+  get uplink(): PciUplink | undefined {
+    return this.#uplink;
   }
 
   get isMaster(): boolean {

@@ -1,0 +1,115 @@
+/**
+ * ACPI's PCI hot-plug ports (QEMU's docs/specs/acpi_pci_hotplug): which slots got a device, which
+ * shall lose theirs, and ejection. A selector says which bus the other registers mean; buses are
+ * numbered in the order in which they came.
+ */
+import type { Device } from '../device/bus/device.js';
+import { PciBus } from '../device/bus/pci/bus.js';
+import type { IoRegion } from '../device/bus/space.js';
+
+const UP = 0x00;
+const DOWN = 0x04;
+const EJECT = 0x08;
+const REMOVABLE = 0x0c;
+const SELECT = 0x10;
+const BYTES = 0x14;
+
+export interface PciHotplugInit {
+  readonly buses: () => readonly PciBus[];
+  /** Takes a device out for good. */
+  readonly depart: (device: Device) => Promise<void>;
+}
+
+export class PciHotplug {
+  readonly #init: PciHotplugInit;
+  /** Devices that somebody wants to go. */
+  readonly #leaving = new Set<Device>();
+  /** Devices that came and that the guest has not seen. */
+  readonly #arrived = new Set<Device>();
+  #select = 0;
+
+  constructor(init: PciHotplugInit) {
+    this.#init = init;
+  }
+
+  /** A device came while the guest ran. */
+  arrived(device: Device): void {
+    if (device.pciSlot?.() !== undefined) this.#arrived.add(device);
+  }
+
+  /** A device shall go when the guest lets it. */
+  ask(device: Device): void {
+    this.#leaving.add(device);
+  }
+
+  /** A device is gone. */
+  forget(device: Device): void {
+    this.#leaving.delete(device);
+    this.#arrived.delete(device);
+  }
+
+  /** The machine was reset: who shall go goes. */
+  async reset(): Promise<void> {
+    this.#select = 0;
+    this.#arrived.clear();
+    for (const device of [...this.#leaving]) await this.#depart(device);
+  }
+
+  readonly region: IoRegion = {
+    name: 'acpi-pci-hotplug',
+    bytes: BYTES,
+    read: (offset) => {
+      switch (offset) {
+        case UP: {
+          const slots = this.#slots(this.#arrived);
+          for (const device of this.#on(this.#arrived)) this.#arrived.delete(device);
+          return slots;
+        }
+        case DOWN:
+          return this.#slots(this.#leaving);
+        case REMOVABLE:
+          return this.#bus === undefined || this.#bus.refusesHotplug ? 0 : 0xffff_ffff;
+        case SELECT:
+          return this.#select;
+        default:
+          return 0;
+      }
+    },
+    write: (offset, _size, value) => {
+      if (offset === SELECT) this.#select = value;
+      else if (offset === EJECT) void this.#eject(value);
+    },
+  };
+
+  get #bus(): PciBus | undefined {
+    return this.#init.buses()[this.#select];
+  }
+
+  /** Those on the selected bus. */
+  #on(devices: ReadonlySet<Device>): Device[] {
+    return [...devices].filter((device) => device.bus === this.#bus);
+  }
+
+  #slots(devices: ReadonlySet<Device>): number {
+    let slots = 0;
+    for (const device of this.#on(devices)) slots |= 1 << (device.pciSlot?.() ?? 0);
+    return slots >>> 0;
+  }
+
+  async #eject(slots: number): Promise<void> {
+    for (const device of this.#on(this.#leaving)) {
+      const slot = device.pciSlot?.();
+      if (slot !== undefined && (slots & (1 << slot)) !== 0) await this.#depart(device);
+    }
+  }
+
+  async #depart(device: Device): Promise<void> {
+    // Two ejections may come close upon each other.
+    if (this.#leaving.delete(device)) await this.#init.depart(device);
+  }
+}
+
+/** The PCI buses among others. */
+export function pciBuses(buses: readonly unknown[]): PciBus[] {
+  return buses.filter((bus) => bus instanceof PciBus);
+}
