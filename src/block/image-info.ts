@@ -71,6 +71,7 @@ const withoutFacts = new Set([
   'memory',
   'bochs',
   'cloop',
+  'dmg',
   'parallels',
   'quorum',
   'blkverify',

@@ -18,6 +18,7 @@ import { snapshotAccessDriver } from '../filter/snapshot-access.js';
 import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
 import { cloopDriver } from '../format/cloop/driver.js';
+import { dmgDriver } from '../format/dmg/driver.js';
 import { luksDriver } from '../format/luks/driver.js';
 import { parallelsDriver } from '../format/parallels/driver.js';
 import { qcowDriver } from '../format/qcow/driver.js';
@@ -45,6 +46,7 @@ export const drivers: readonly Driver[] = [
   luksDriver,
   bochsDriver,
   cloopDriver,
+  dmgDriver,
   vpcDriver,
   vdiDriver,
   vhdxDriver,

@@ -39,6 +39,11 @@ export interface Compression {
   zstdCompress(input: Uint8Array, limit: number): Promise<Uint8Array | undefined>;
   /** Fills `output` from the zstd frame(s) at the start of `input`; trailing bytes are ignored. */
   zstdDecompress(input: Uint8Array, output: Uint8Array): Promise<void>;
+  /**
+   * Fills `output` from a bzip2 or xz stream, which yields no more than that. Absent where the host
+   * has no such decoder.
+   */
+  unpack?(packing: 'bzip2' | 'xz', input: Uint8Array, output: Uint8Array): Promise<void>;
   /** How many requests are worth having in flight (threads of the pool). */
   readonly parallelism: number;
 }

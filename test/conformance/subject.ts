@@ -237,6 +237,7 @@ function subjectOf(driver: Driver): Subject {
 /** Drivers that the suites cannot write to, and which test runs them instead. */
 export const elsewhere: Readonly<Record<string, string>> = {
   cloop: 'read only, and no image can be created: test/format/cloop',
+  dmg: 'read only, and no image can be created: test/format/dmg',
   bochs: 'read only, and no image can be created: test/format/bochs',
   'snapshot-access': 'reads what another filter keeps: test/filter/copy-before-write',
 };

@@ -20,6 +20,7 @@ import {
   seededRandom,
   tempDir,
 } from '../support/index.js';
+import { makeDmg } from '../format/dmg/make-dmg.js';
 
 const vdisk = binPath('vdisk');
 const img = binPath('vdisk-img');
@@ -149,12 +150,13 @@ describe('explain', () => {
 
   it('names foreign formats and what reads them', async () => {
     const folder = tempDir();
-    const path = join(folder, 'disk.qed');
-    writeFileSync(path, Buffer.concat([Buffer.from('QED\0'), Buffer.alloc(4096)]));
+    const path = join(folder, 'disk.vmdk');
+    const magic = Buffer.from([0xbe, 0xba, 0xfe, 0xca]);
+    writeFileSync(path, Buffer.concat([magic, Buffer.alloc(4096)]));
     const found = await explainFile(path);
-    expect(found).toMatchObject({ format: 'qed', supported: false });
+    expect(found).toMatchObject({ format: 'vmdk', supported: false });
     expect(commands(found)).toEqual([
-      `qemu-img convert -p -f qed -O qcow2 ${path} ${join(folder, 'disk.qcow2')}`,
+      `qemu-img convert -p -f vmdk -O qcow2 ${path} ${join(folder, 'disk.qcow2')}`,
     ]);
     const none = new Uint8Array(0);
     const at = (offset: number, text: string): Uint8Array => {
@@ -178,6 +180,19 @@ describe('explain', () => {
     expect(recognise(none, at(0, 'koly').subarray(0, 512))?.format).toBe('dmg');
     expect(recognise(at(0, 'anything'), none)).toBeUndefined();
     expect(contentOf(at(512, 'EFI PART'))).toBe('a GPT partition table');
+  });
+
+  it.each([
+    ['qed', true],
+    ['parallels', true],
+    ['dmg', false],
+  ])('opens images of %s, to write: %s', async (format, writable) => {
+    const path = join(tempDir(), 'disk');
+    if (writable) await runOk(img, ['create', '-q', '-f', format, path, '1M']);
+    else writeFileSync(path, makeDmg({ tables: [[{ type: 0, sectors: 8 }]] }).bytes);
+    const found = await explainFile(path);
+    expect(found).toMatchObject({ format, supported: true, 'opens-for-reading': true });
+    expect(found['opens-for-writing']).toBe(writable);
   });
 
   it('survives any damage, within time, and changes nothing', { timeout: 120_000 }, async () => {

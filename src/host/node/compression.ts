@@ -30,6 +30,10 @@ export const nodeCompression: Compression = {
   inflate: (input, output) => inflate(input, output, 15),
   zstdCompress: async (input, limit) => (await zstd()).compress(input, limit),
   zstdDecompress: async (input, output) => decodeZstd(await zstd(), input, output),
+  unpack: async (packing, input, output) => {
+    const { unpackInto } = await import('./decompress.js');
+    await unpackInto(packing, input, output);
+  },
   /** Keeps every CPU busy while results are handled. */
   parallelism: Math.max(
     Number(process.env['UV_THREADPOOL_SIZE']) || DEFAULT_POOL,

@@ -44,6 +44,26 @@ export async function* decompressed(packing: Packing, source: ByteSource): ByteS
   }
 }
 
+/** All of a stream into exactly `output`; what yields more is left as soon as it does. */
+export async function unpackInto(
+  packing: Packing,
+  input: Uint8Array,
+  output: Uint8Array,
+): Promise<void> {
+  async function* source(): ByteSource {
+    yield input;
+  }
+  let at = 0;
+  for await (const piece of decompressed(packing, source())) {
+    if (at + piece.byteLength > output.byteLength) {
+      throw new CompressionError(`The ${packing} data yields too much`);
+    }
+    output.set(piece, at);
+    at += piece.byteLength;
+  }
+  if (at < output.byteLength) throw new CompressionError(`The ${packing} data yields too little`);
+}
+
 const decoders: Readonly<Record<Packing, (source: ByteSource) => ByteSource>> = {
   gzip: (source) => through(createGunzip({ chunkSize: 256 * 1024 }), source),
   xz: xzContent,

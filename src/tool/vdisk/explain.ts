@@ -280,6 +280,9 @@ async function explainError(found: Explanation, error: string, isSound: boolean)
   }
 }
 
+/** Formats that nobody writes. */
+const READ_ONLY: ReadonlySet<string> = new Set(['bochs', 'cloop', 'dmg']);
+
 /** As `check` opens an image. */
 const CHECK_FLAGS: Partial<OpenFlags> = { check: true, noIo: true, noBacking: true };
 
@@ -288,7 +291,7 @@ function explainWriting(found: Explanation): void {
   let error: string | undefined;
   const guards = found.holders.filter(({ locks }) => locks.includes('lets nobody else write'));
   if (found['opens-for-reading'] !== true) error = found['read-error'];
-  else if (found.format === 'bochs') error = 'the format can only be read';
+  else if (READ_ONLY.has(found.format)) error = 'the format can only be read';
   else if (guards.length > 0) {
     const pids = guards.map(({ pid }) => String(pid)).join(', ');
     error = `locked by process ${pids}`;
