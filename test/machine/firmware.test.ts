@@ -55,7 +55,7 @@ requiresFirmware()('SeaBIOS on the processor v86', () => {
       expect(said()).toBe('hello from the boot sector');
       expect(machine.pauseReason).toBe('shutdown');
     },
-    60_000,
+    120_000,
   );
 
   it('a reset starts the guest again, and a paused one stands still', async () => {
@@ -77,9 +77,9 @@ requiresFirmware()('SeaBIOS on the processor v86', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(said()).toBe('');
     machine.resume();
-    await expect.poll(() => count, { timeout: 60_000 }).toBe(2);
+    await expect.poll(() => count, { timeout: 120_000 }).toBe(2);
     expect(said()).toBe('again again ');
-  }, 90_000);
+  }, 120_000);
 
   it('refuses what cannot be by name', async () => {
     const graph = testGraph();

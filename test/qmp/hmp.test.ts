@@ -258,7 +258,7 @@ it('what cannot be is refused by name', async () => {
   const refused: readonly (readonly [readonly string[], string])[] = [
     [['-foo'], '-foo: invalid option'],
     [['-drive'], '-drive: requires an argument'],
-    [['-kernel', 'x'], '-kernel x: is not supported'],
+    [['-pflash', 'x'], '-pflash x: is not supported'],
     [['-accel', 'foo'], '-accel foo: invalid accelerator foo'],
     [['-machine', 'foo'], '-machine foo: unsupported machine type'],
     [['-drive', 'if=foo'], "-drive if=foo: unsupported bus type 'foo'"],

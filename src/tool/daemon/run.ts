@@ -7,7 +7,7 @@ import { blockdevOptions } from '../../catalog/blockdev-types.js';
 import { drivers } from '../../catalog/drivers.js';
 import { toHostError } from '../../host/node/errors.js';
 import { nodeHost } from '../../host/node/index.js';
-import type { HostSockets } from '../../host/socket.js';
+import type { ByteStream, HostSockets } from '../../host/socket.js';
 import { BlockLayer } from '../../monitor/block-layer.js';
 import { Chardevs } from '../../monitor/chardevs.js';
 import { addNode } from '../../monitor/commands/blockdev.js';
@@ -147,6 +147,11 @@ export class Daemon {
       if (lines) this.#layer.monitor.attachLines(stream, gone);
       else this.#layer.monitor.attach(stream, options.pretty, gone);
     });
+  }
+
+  /** A human monitor on a stream that is no character device's. */
+  attachMonitor(stream: ByteStream): void {
+    this.#layer.monitor.attachLines(stream);
   }
 
   /** `--nbd-server` */

@@ -41,6 +41,11 @@ export class SystemControl implements MachineControl {
     this.runState = 'paused';
     this.machine?.pause('paused');
     this.#daemon.emit('STOP');
+    await this.flush();
+  }
+
+  /** What drives hold back goes to their images; what cannot is told of. */
+  async flush(): Promise<void> {
     for (const { backend } of this.drives.values()) await this.#flush(backend);
   }
 
@@ -49,6 +54,9 @@ export class SystemControl implements MachineControl {
       throw new QmpError('Waiting for a machine to come is not supported: it cannot go on');
     }
     if (this.runState === 'running') return;
+    if (this.runState === 'shutdown' || this.runState === 'internal-error') {
+      throw new QmpError('Resetting the Virtual Machine is required');
+    }
     this.runState = 'running';
     this.#daemon.emit('RESUME');
     this.machine?.resume();
@@ -57,9 +65,11 @@ export class SystemControl implements MachineControl {
 
   /** The machine stopped by itself. */
   machineRuns(isRunning: boolean, reason: PauseReason): void {
-    if (isRunning || reason !== 'io-error' || this.runState !== 'running') return;
-    this.runState = 'io-error';
-    this.#daemon.emit('STOP');
+    if (isRunning || reason === 'paused' || reason === 'prelaunch') return;
+    if (this.runState !== 'running') return;
+    this.runState = reason;
+    // A guest that ends tells of that first.
+    if (reason !== 'shutdown') this.#daemon.emit('STOP');
   }
 
   async addDevice(properties: Readonly<Record<string, unknown>>): Promise<void> {
@@ -77,10 +87,15 @@ export class SystemControl implements MachineControl {
 
   reset(): void {
     this.machine?.reset();
+    // As in QEMU a guest that had ended waits for `cont` after its reset.
+    if (this.runState === 'shutdown' || this.runState === 'internal-error') {
+      this.runState = 'paused';
+    }
     this.#daemon.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
   }
 
   powerDown(): void {
+    this.machine?.power?.pressButton();
     this.#daemon.emit('POWERDOWN');
   }
 

@@ -6,7 +6,7 @@ import { messageOf } from '../../block/errors.js';
 import { deviceTypes } from '../../catalog/devices.js';
 import { deviceHelp, deviceListHelp } from '../../machine/device-help.js';
 import { SteppedClock } from '../../machine/clock.js';
-import type { BootOptions, GlobalProperty } from '../../machine/machine.js';
+import type { BootOptions, GlobalProperty, MachineInit } from '../../machine/machine.js';
 import { Machine } from '../../machine/machine.js';
 import type { Drive } from '../../monitor/machine.js';
 import { parseJson } from '../../lib/json-text.js';
@@ -131,12 +131,12 @@ export interface GuestInit {
   readonly isQtest: boolean;
 }
 
-/** Makes the machine with its own devices; drives and `-device` follow. */
-export async function makeMachine(init: GuestInit): Promise<Machine> {
+/** What a machine takes from the command line, with or without a processor. */
+export function machineInit(init: GuestInit): MachineInit {
   const { daemon, control, given } = init;
   const all = (name: string): string[] => given.filter((g) => g.name === name).map((g) => g.value);
   const memory = all('m').at(-1);
-  const machine = new Machine({
+  return {
     graph: daemon.graph,
     type: init.type,
     ...(memory === undefined ? {} : { ramBytes: readMemory(memory) }),
@@ -152,7 +152,12 @@ export async function makeMachine(init: GuestInit): Promise<Machine> {
     onRunState: (isRunning, reason) => {
       control.machineRuns(isRunning, reason);
     },
-  });
+  };
+}
+
+/** Makes a machine without a processor, with its own devices; drives and `-device` follow. */
+export async function makeMachine(init: GuestInit): Promise<Machine> {
+  const machine = new Machine(machineInit(init));
   await machine.start();
   return machine;
 }

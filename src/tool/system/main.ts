@@ -3,6 +3,7 @@ import { hintOf, messageOf } from '../../block/errors.js';
 import { systemProgramCommands } from '../../monitor/commands/index.js';
 import { BugError } from '../../lib/assert.js';
 import { parseOpts } from '../../options/qemu-opts.js';
+import type { Machine } from '../../machine/machine.js';
 import { QtestServer } from '../../machine/qtest.js';
 import { OptionError } from '../../options/option-error.js';
 import { reportReady, runInBackground } from '../background.js';
@@ -13,13 +14,17 @@ import { ProcessOutput } from '../io/output.js';
 import { Program } from '../program.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
+import type { V86Processor } from '../../machine/v86/processor.js';
+import { Consoles, serialWords } from './consoles.js';
 import { SystemControl } from './control.js';
 import { driveHelp } from './drive-help.js';
 import { readDeviceWords } from './device-words.js';
+import type { GuestInit } from './guest.js';
 import {
   attachDrive,
   defaultDrives,
   driveArgument,
+  machineInit,
   makeMachine,
   readDevice,
   tryDeviceHelp,
@@ -27,6 +32,8 @@ import {
 import { machineHelp, readMachine } from './machines.js';
 import type { GivenOption } from './options.js';
 import { readSystemOptions, SystemUsageError, systemOptions } from './options.js';
+import type { GuestEnd } from './processor.js';
+import { makeGuest } from './processor.js';
 import { serveQtest, VirtualClock } from './qtest.js';
 
 /** As under QEMU's qtest accelerator every request counts as one of a millisecond. */
@@ -96,11 +103,18 @@ class System {
   readonly #isQtest: boolean;
   #carrier: 'pc' | 'q35' | undefined = 'pc';
   #monitors = 0;
+  #processor: V86Processor | undefined;
+  #consoles: Consoles | undefined;
+  /** The guest ended, and the program with it. */
+  #end: (status: number) => void = () => undefined;
+  readonly #ended = new Promise<number>((resolve) => {
+    this.#end = resolve;
+  });
 
   constructor(program: Program, given: readonly GivenOption[]) {
     this.#program = program;
     this.#given = given;
-    this.#isQtest = given.some(({ name, value }) => name === 'accel' && value === 'qtest');
+    this.#isQtest = acceleratorsOf(given).includes('qtest');
     let control: SystemControl | undefined;
     this.#daemon = new Daemon(program, {
       commands: systemProgramCommands,
@@ -140,7 +154,13 @@ class System {
       await this.#setUp();
       if (this.#has('daemonize')) process.chdir('/');
       await reportReady();
-      await Promise.race([this.#daemon.ended, aborted(interrupts.signal)]);
+      this.#control.machine?.begin();
+      const status = await Promise.race([
+        this.#daemon.ended,
+        aborted(interrupts.signal),
+        this.#ended,
+      ]);
+      if (typeof status === 'number') return status;
       if (interrupts.signal.aborted) {
         this.#daemon.emit('SHUTDOWN', { guest: false, reason: 'host-signal' });
       }
@@ -188,6 +208,7 @@ class System {
     await this.#guest();
     await this.#each('qtest', (value) => this.#qtest(value));
     await this.#setUpMonitors();
+    await this.#setUpSerial();
     await this.#each('pidfile', (value) => {
       this.#daemon.writePid(value);
     });
@@ -205,10 +226,24 @@ class System {
     await this.#each('M', choose);
     await this.#each('accel', (value) => {
       const accelerator = value.split(',')[0] ?? '';
-      if (isHelp(value)) throw new Ended('Accelerators supported in QEMU binary:\nqtest\n');
-      if (accelerator === 'qtest' || accelerator === 'tcg') return;
+      if (isHelp(value)) throw new Ended('Accelerators supported in QEMU binary:\nv86\nqtest\n');
+      if (accelerators.has(accelerator)) return;
+      // As in QEMU the next one is taken where the first cannot be.
+      const others = acceleratorsOf(this.#given).filter((each) => accelerators.has(each));
+      if (accelerator === 'kvm' && others.length > 0) return;
       throw new OptionError(`invalid accelerator ${accelerator}`);
     });
+    if (this.#carrier === 'q35' && this.#runsGuest()) {
+      throw new StartError(
+        '-machine q35',
+        new OptionError('guests run on the machine pc; q35 is for -accel qtest'),
+      );
+    }
+  }
+
+  /** Whether a processor executes a guest. */
+  #runsGuest(): boolean {
+    return !this.#isQtest && this.#carrier !== undefined && !this.#has('incoming');
   }
 
   /** `-drive`, `-hda` and their likes, in their order. */
@@ -247,7 +282,7 @@ class System {
       given: this.#given,
       isQtest: this.#isQtest,
     };
-    const machine = await makeMachine(init);
+    const machine = this.#runsGuest() ? await this.#makeGuest(init) : await makeMachine(init);
     control.machine = machine;
     for (const text of defaultDrives(machine, init)) await control.commandLineDrive(text);
     for (const drive of control.drives.values()) await attachDrive(machine, drive);
@@ -257,6 +292,59 @@ class System {
     });
   }
 
+  async #makeGuest(init: GuestInit): Promise<Machine> {
+    const { machine, processor } = await makeGuest({
+      given: this.#given,
+      machine: machineInit(init),
+      serialPorts: serialWords(this.#given).length,
+      onEnd: (end, error) => {
+        void this.#guestEnded(end, error);
+      },
+      onReset: () => {
+        this.#daemon.emit('RESET', { guest: true, reason: 'guest-reset' });
+      },
+    });
+    this.#processor = processor;
+    return machine;
+  }
+
+  async #guestEnded(end: GuestEnd, error: unknown): Promise<void> {
+    if (end === 'fault') {
+      this.#program.error(`The guest's processor failed: ${messageOf(error)}`);
+      return;
+    }
+    this.#daemon.emit('SHUTDOWN', { guest: true, reason: `guest-${end}` });
+    await this.#control.flush();
+    if (this.#has('no-shutdown')) this.#daemon.emit('STOP');
+    else this.#end(0);
+  }
+
+  async #setUpSerial(): Promise<void> {
+    const words = serialWords(this.#given);
+    if (this.#processor === undefined) {
+      for (const each of words) readDeviceWords(each, 'serial0');
+      return;
+    }
+    const consoles = new Consoles({
+      daemon: this.#daemon,
+      ports: this.#processor.serial,
+      quit: () => {
+        this.#daemon.emit('SHUTDOWN', { guest: false, reason: 'host-ui' });
+        this.#end(0);
+      },
+    });
+    this.#consoles = consoles;
+    let number = 0;
+    for (const each of words) {
+      try {
+        await consoles.connect(number++, each);
+      } catch (e) {
+        if (e instanceof BugError) throw e;
+        throw new StartError(`-serial ${each}`, e);
+      }
+    }
+  }
+
   async #setUpMonitors(): Promise<void> {
     await this.#each('mon', (value) => {
       this.#daemon.monitor(value);
@@ -264,11 +352,9 @@ class System {
     await this.#each('monitor', (value) => this.#monitor(value, 'mode=readline'));
     await this.#each('qmp', (value) => this.#monitor(value, 'mode=control'));
     await this.#each('qmp-pretty', (value) => this.#monitor(value, 'mode=control,pretty=on'));
-    await this.#each('serial', (value) => {
-      readDeviceWords(value, 'serial0');
-    });
     const none = !['monitor', 'qmp', 'qmp-pretty', 'mon', 'daemonize'].some((n) => this.#has(n));
-    if (none && this.#has('nographic')) await this.#monitor('stdio', 'mode=readline');
+    const shares = this.#processor !== undefined && serialWords(this.#given).includes('mon:stdio');
+    if (none && !shares && this.#has('nographic')) await this.#monitor('stdio', 'mode=readline');
   }
 
   async #monitor(words: string, options: string): Promise<void> {
@@ -300,6 +386,7 @@ class System {
   }
 
   async #close(): Promise<void> {
+    this.#consoles?.close();
     // Anonymous users of drives' nodes are gone by then: exports and jobs end in the daemon.
     await this.#daemon.close(async () => {
       const { machine } = this.#control;
@@ -320,6 +407,17 @@ class Ended extends Error {
     this.text = text;
     this.status = status;
   }
+}
+
+const accelerators = new Set(['qtest', 'tcg', 'v86']);
+
+/** What `-accel` and `-machine …,accel=` name, in their order. */
+function acceleratorsOf(given: readonly GivenOption[]): string[] {
+  return given.flatMap(({ name, value }) => {
+    if (name === 'accel') return [value.split(',')[0] ?? ''];
+    if (name !== 'machine' && name !== 'M') return [];
+    return (/(?:^|,)accel=([^,]*)/.exec(value)?.[1] ?? '').split(':').filter((each) => each !== '');
+  });
 }
 
 function isHelp(value: string): boolean {
