@@ -68,11 +68,13 @@ function placeOf(file) {
   return { area, member: bare(parts[2]) };
 }
 
-/** Blanks out comments, keeps strings and line numbers. Regular expressions are left alone. */
+/** Comments and strings. Regular expressions are left alone. */
+const TOKENS =
+  /\/\/[^\n]*|\/\*[^]*?\*\/|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`/g;
+
+/** Blanks out comments, keeps strings and line numbers. */
 function withoutComments(text) {
-  const pattern =
-    /\/\/[^\n]*|\/\*[^]*?\*\/|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`/g;
-  return text.replace(pattern, (token) =>
+  return text.replace(TOKENS, (token) =>
     token.startsWith('//') || token.startsWith('/*') ? token.replace(/[^\n]/g, ' ') : token,
   );
 }
@@ -80,8 +82,12 @@ function withoutComments(text) {
 /** Every import of a script, type-only ones and `import('…')` included: { specifier, line }. */
 function importsOf(code) {
   const found = [];
+  // What stands inside a string is no import: the specifier is a string of its own.
+  const strings = new Set(Array.from(code.matchAll(TOKENS), (token) => token.index));
   const pattern = /(?:\bfrom\s*|\bimport\s*\(\s*|\bimport\s+|\brequire\s*\(\s*)(['"])([^'"\n]+)\1/g;
   for (const match of code.matchAll(pattern)) {
+    const start = match.index + match[0].length - match[2].length - 2;
+    if (!strings.has(start)) continue;
     found.push({ specifier: match[2], line: lineAt(code, match.index) });
   }
   return found;

@@ -45,8 +45,8 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
     } catch (e) {
       status = program.report(e);
     }
-  } else if (word === 'completion' && (rest[0] === 'bash' || rest[0] === 'zsh')) {
-    program.print(await completion(rest[0]));
+  } else if (word === 'completion') {
+    status = await printCompletion(program, rest);
   } else if (word === undefined || word === '-h' || word === '--help' || word === 'help') {
     program.print(overview());
   } else if (word === '-V' || word === '--version') {
@@ -62,6 +62,30 @@ export async function umbrellaMain(name: string, args: readonly string[]): Promi
   return status;
 }
 
+const COMPLETION_USAGE = `completion: print what a shell needs to complete the words of all tools
+
+Usage:
+  vdisk completion bash     source <(vdisk completion bash)
+  vdisk completion zsh      source <(vdisk completion zsh), behind compinit
+`;
+
+/** `vdisk completion SHELL`; the exit status. */
+async function printCompletion(program: Program, args: readonly string[]): Promise<number> {
+  const [shell, extra] = args;
+  if (shell === '-h' || shell === '--help') {
+    program.print(COMPLETION_USAGE);
+    return 0;
+  }
+  if ((shell === 'bash' || shell === 'zsh') && extra === undefined) {
+    program.print(await completion(shell));
+    return 0;
+  }
+  program.commandName = `${program.name} completion`;
+  program.error("Expecting the name of a shell: 'bash' or 'zsh'");
+  program.tryHelp(true);
+  return 1;
+}
+
 /** The completion script: loads every command for its declaration. */
 async function completion(shell: 'bash' | 'zsh'): Promise<string> {
   const { completionScript } = await import('./completion.js');
@@ -69,6 +93,7 @@ async function completion(shell: 'bash' | 'zsh'): Promise<string> {
   const { ioCommand } = await import('./io/main.js');
   const { nbdSpec } = await import('./nbd/arguments.js');
   const { daemonSpec } = await import('./daemon/arguments.js');
+  const { systemSpec } = await import('./system/options.js');
   const { drivers } = await import('../catalog/drivers.js');
   const img = await Promise.all(imgCommands.map(async (each) => (await each.load()).spec));
   const own = await Promise.all(vdiskCommands.map(async (each) => (await each.load()).spec));
@@ -93,6 +118,7 @@ async function completion(shell: 'bash' | 'zsh'): Promise<string> {
       words: [['vdisk-storage-daemon'], ['vdisk', 'daemon']],
       commands: [{ ...daemonSpec, name: '' }],
     },
+    { words: [['vdisk-system'], ['vdisk', 'vm']], commands: [systemSpec()] },
   ];
   return completionScript(shell, tools, formats);
 }

@@ -52,6 +52,7 @@ requires('bash')('completion in bash', () => {
     expect(offered('vdisk-img', 'convert', '-O', 'qc').sort()).toEqual(['qcow', 'qcow2']);
     expect(offered('vdisk-img', 'convert', '-t', 'w')).toEqual(['writeback', 'writethrough']);
     expect(offered('vdisk', 'io', '--image')).toEqual(['--image-opts']);
+    expect(offered('vdisk', 'vm', '--dri')).toEqual(['--drive']);
     expect(offered('vdisk-nbd', '--discard', '')).toEqual(['ignore', 'unmap']);
     expect(offered('vdisk-img', 'info', '--output', '=', 'js')).toEqual(['json']);
     expect(offered('vdisk', 'explain', '--output', '=')).toEqual(['human', 'json']);

@@ -3,6 +3,7 @@
  * says what each option is; help, the man page and the refusal of others come from it.
  */
 
+import type { CommandSpec } from '../../options/getopt.js';
 import type { Example } from '../reference.js';
 
 /** What becomes of an option. */
@@ -201,4 +202,14 @@ export function readSystemOptions(args: readonly string[]): GivenOption[] {
     given.push({ name, value, written });
   }
   return given;
+}
+
+/** The options for shell completion, with two dashes. */
+export function systemSpec(): CommandSpec {
+  const known = [...systemOptions.values()].filter(({ use }) => use !== 'refused');
+  const options = known.map(({ name, arg, doc }): [string, CommandSpec['options'][string]] => [
+    name,
+    { long: name, ...(arg === undefined ? {} : { arg }), doc },
+  ]);
+  return { name: '', summary: '', options: Object.fromEntries(options) };
 }
