@@ -125,6 +125,9 @@ export async function createBlockLayer(options: BlockLayerOptions = {}): Promise
 
 export { Backend } from './block/backend.js';
 export { Child } from './block/child.js';
+export { addBitmap } from './block/bitmaps.js';
+export type { BitmapInit } from './block/bitmaps.js';
+export { DirtyBitmap } from './block/dirty-bitmap.js';
 export { createImage, prepareCreate } from './block/create.js';
 export type { CreateRequest, PreparedCreate } from './block/create.js';
 export type {
@@ -187,6 +190,11 @@ export { commit } from './job/commit.js';
 export type { CommitOptions } from './job/commit.js';
 export { compact } from './job/compact.js';
 export type { Compacted } from './job/compact.js';
+export { DiskJob, DiskJobs } from './job/disk-jobs.js';
+export type { DiskCommit, JobState } from './job/disk-jobs.js';
+export type { BackupOptions } from './job/backup.js';
+export type { StreamOptions } from './job/block-stream.js';
+export type { MirrorOptions } from './job/mirror.js';
 export { compare, CompareError } from './job/compare.js';
 export type { CompareOptions, CompareResult } from './job/compare.js';
 export { convert } from './job/convert.js';

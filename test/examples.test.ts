@@ -99,3 +99,44 @@ it('live.mjs changes a disk under a writer', async () => {
   });
   await runOk(binPath('vdisk-img'), ['check', '-q', overlay]);
 });
+
+it('incremental-backup.mjs backs up a disk under a writer, and then what has changed', async () => {
+  const folder = tempDir();
+  const names = ['disk', 'full', 'changes'].map((name) => join(folder, `${name}.qcow2`));
+  const [disk = '', , changes = ''] = names;
+  const img = binPath('vdisk-img');
+  await runOk(img, ['create', '-q', '-f', 'qcow2', disk, '16M']);
+  const write = ['-c', 'write -P 9 1M 3M'];
+  await runOk(binPath('vdisk-io'), ['-f', 'qcow2', ...write, disk]);
+  const result = await example('incremental-backup', ...names);
+  expect(result.stderr).toMatch(/^full: \d+ of \d+ bytes, 0 left/m);
+  expect(result.stdout).toMatch(/^\d+ writes; 0 bytes are not in a backup\n$/);
+  const both = ['-f', 'qcow2', '-F', 'qcow2'];
+  expect((await runOk(img, ['compare', ...both, disk, changes])).stdout).toBe(
+    'Images are identical.\n',
+  );
+});
+
+it('migrate.mjs moves a disk under a writer to the process of serve.mjs', async () => {
+  const { folder, disk } = makeDisk();
+  const target = join(folder, 'target.raw');
+  writeFileSync(target, Buffer.alloc(16 * MIB, 3));
+  const socket = join(folder, 'socket');
+  const child = spawn(process.execPath, [rootPath('examples', 'serve.mjs'), target, socket]);
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  const result = await example('migrate', disk, socket);
+  child.kill('SIGINT');
+  expect(await ended).toBe(0);
+  expect(result.stdout).toMatch(
+    /^the disk is 'nbd' now\n\d+ writes, \d+ of them after the pivot\n/,
+  );
+  // Only the last writes are not in the old image.
+  const [old, moved] = [readFileSync(disk), readFileSync(target)];
+  let differ = 0;
+  for (let at = 0; at < old.length; at += 4096) {
+    if (old.compare(moved, at, at + 4096, at, at + 4096) !== 0) differ++;
+  }
+  expect(differ).toBeGreaterThan(50);
+  expect(differ).toBeLessThan(120);
+});

@@ -23,6 +23,8 @@ export function filenameOf(node: BlockNode): string {
 
 /** A name that opens `node` as it is without options; undefined if only options can say it. */
 export function exactFilename(node: BlockNode): string | undefined {
+  // Nobody but a job knows of such a filter.
+  if (node.implicit && node.file !== undefined) return exactFilename(node.file.node);
   const own = node.instance.exactFilename?.();
   if (own !== undefined) return own;
   if (node.driver.kind !== 'format') return undefined;

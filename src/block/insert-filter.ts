@@ -89,6 +89,11 @@ export function freezeChain(top: BlockNode, bottom: BlockNode, reason: string): 
     const edge = node.driver.kind === 'filter' ? node.file : node.backing;
     if (edge === undefined) break;
     if (edge.frozen !== undefined) {
+      const where = `from '${node.name}' to '${edge.node.name}'`;
+      throw new BlockError('EPERM', `Cannot change '${edge.name}' link ${where}`);
+    }
+    // A filter that goes away by itself.
+    if (edge.node.driver.primaryChild === 'backing') {
       throw new BlockError('EPERM', `Cannot freeze '${edge.name}' link to '${edge.node.name}'`);
     }
     edges.push(edge);

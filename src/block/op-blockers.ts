@@ -45,7 +45,15 @@ const allowedOnBacking: ReadonlySet<BlockOp> = new Set([
 export function checkOp(node: BlockNode, op: BlockOp): void {
   const reason = blockedBecause(node, op);
   if (reason === undefined) return;
-  throw new BlockError('EBUSY', `Node '${node.name}' is busy: ${reason}`);
+  throw new BlockError('EBUSY', `Node '${deviceOrNodeName(node)}' is busy: ${reason}`);
+}
+
+/** The name of the device that uses the node as its disk, else the node's own. */
+function deviceOrNodeName(node: BlockNode): string {
+  for (const [name, backend] of node.graph.backends) {
+    if (backend.isInserted && backend.node === node) return name;
+  }
+  return node.name;
 }
 
 /** Why `op` is forbidden on `node`, the newest reason; undefined when it is not. */

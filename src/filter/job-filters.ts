@@ -28,6 +28,7 @@ function common(below: Child): Partial<DriverInstance> {
     reopenPrepare: unchangedReopen,
     exactFilename: () => below.node.filename,
     allocatedBytes: () => actualSize(below.node),
+    tryFileRun: (offset, bytes) => below.node.tryFileRun(offset, bytes),
   };
 }
 

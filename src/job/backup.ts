@@ -142,6 +142,10 @@ class Backup implements HoldingWork {
     if (answer === 'ignore') await job.sleep(RETRY_MS);
   }
 
+  leftBytes(): number {
+    return this.#copy.leftBytes;
+  }
+
   commit(): void {
     const { bitmap, bitmapSync } = this.#options;
     if (bitmapSync === 'never') bitmap?.rejoin();

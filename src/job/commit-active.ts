@@ -90,6 +90,10 @@ class ActiveCommit implements HoldingWork {
     this.#follow.completes = true;
   }
 
+  leftBytes(): number {
+    return this.#dirty.dirtyBytes;
+  }
+
   cancel(force: boolean): boolean {
     return this.#follow.endsAtOnce(force);
   }
@@ -103,25 +107,15 @@ class ActiveCommit implements HoldingWork {
     const { graph } = filter;
     await graph.drainBegin(filter);
     try {
-      await this.#catchUp();
+      // Guests are held, and with them the one that the job has read through.
+      await this.held.readFrom(this.#options.top);
+      await this.#follow.catchUp();
       await target?.flush();
       await this.held.letGo(this.#options.base);
       this.#pivoted = true;
     } finally {
       graph.drainEnd(filter);
     }
-  }
-
-  /** Guests are held: the last of what they wrote. */
-  async #catchUp(): Promise<void> {
-    const { top } = this.#options;
-    // The one that the job has read through is held with the guests.
-    await this.held.source?.close();
-    const { graph } = top;
-    const source = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: Perm.all });
-    this.held.source = source;
-    await source.attach(top);
-    await this.#follow.catchUp();
   }
 
   async clean(): Promise<void> {
@@ -167,8 +161,7 @@ async function tieCommit(
   }
   await job.addNode(base, 'target', { perm: 0, shared: Perm.all });
   held.thaw = freezeChain(filter, base, job.id);
-  held.source = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: Perm.all });
-  await held.source.attach(filter);
+  await held.readFrom(filter);
   held.target = new Backend({
     graph,
     name: '',

@@ -3,7 +3,9 @@ import { Backend } from '../block/backend.js';
 import { BlockError, errorCode, errorText, prepend } from '../block/errors.js';
 import { chainDown } from '../block/chain.js';
 import type { BlockNode } from '../block/node.js';
+import { insertFilter, removeFilter } from '../block/insert-filter.js';
 import { reopenNode } from '../block/reopen.js';
+import { commitTopDriver } from '../filter/job-filters.js';
 import { skipFilters } from '../block/status.js';
 import { Perm } from '../block/types.js';
 import { Copy } from './copy.js';
@@ -18,7 +20,11 @@ export interface CommitOptions extends OperationOptions {
   readonly rate?: number;
   /** Keep the top image's data; else it is emptied, for it shows through from the base now. */
   readonly keep?: boolean;
+  /** A guest uses the disk and relies on the base staying as it is, which it does to the eye. */
+  readonly inUse?: boolean;
 }
+
+const hider = { driver: commitTopDriver, flags: { writable: false } };
 
 /** Pieces in flight. */
 const PARALLEL = 8;
@@ -36,22 +42,24 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
   const meter = new ProgressMeter(graph.host.clock, options);
   const { readOnly } = base;
   if (readOnly) await reopenNode(base, { flags: { writable: true } });
+  const hides = options.inUse === true;
+  const filter = hides ? await insertFilter(base, hider) : undefined;
   const target = new Backend({
     graph,
     name: '',
     perm: Perm.consistentRead | Perm.write | Perm.resize,
     shared: Perm.all,
   });
-  await target.attach(base);
-  target.writeCache = base.flags.cache.writeback;
   try {
+    await target.attach(base);
+    target.writeCache = base.flags.cache.writeback;
     if (target.size < top.size) await target.truncate(top.size);
     const copy = new Copy({
       host: graph.host,
       sources: [top],
       target,
       targetHasBacking: true,
-      base,
+      base: filter ?? base,
       targetIsZero: false,
       minSparse: 0,
       keepsHoles: true,
@@ -67,6 +75,7 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
     if (options.keep !== true) await empty(image);
   } finally {
     await target.close();
+    if (filter !== undefined) await removeFilter(filter);
     if (readOnly) await makeReadOnly(base);
   }
   meter.finish();

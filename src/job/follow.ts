@@ -50,16 +50,21 @@ export class Follow {
       await this.#copyDirty(job);
       const failure = takeFailure?.();
       if (failure !== undefined) await job.ioFailed(failure.operation, failure.cause);
-      if (dirty.dirtyBytes > 0) continue;
+      if (dirty.dirtyBytes > this.#mayStay) continue;
       if (!this.isReady) {
         await flush();
-        if (dirty.dirtyBytes > 0) continue;
         this.isReady = true;
         job.ready();
       }
       if (this.completes || job.isCancelRequested) return;
       await job.sleep(LOOK_MS);
     }
+  }
+
+  /** A job that completes copies what fits into the buffers while guests are held. */
+  get #mayStay(): number {
+    const { pieceBytes, parallel } = this.#init;
+    return this.isReady && this.completes ? pieceBytes * parallel : 0;
   }
 
   /** Whether a cancel ends the job at once. */

@@ -171,6 +171,10 @@ class Mirror implements HoldingWork {
     this.#wantedMode = mode;
   }
 
+  leftBytes(): number {
+    return this.#dirty.dirtyBytes;
+  }
+
   info(): Readonly<Record<string, unknown>> {
     return { 'actively-synced': this.#follow.isReady && this.#mode === 'write-blocking' };
   }
@@ -256,7 +260,8 @@ class Mirror implements HoldingWork {
     await graph.drainBegin(filter);
     filter.refs++;
     try {
-      // M2
+      // M2. Guests are held, and with them the one that the job has read through.
+      await this.held.readFrom(this.#options.source);
       await this.#follow.catchUp();
       await target?.flush();
       await this.#setBacking();
@@ -347,9 +352,7 @@ async function tieMirror(job: Job, work: Mirror, options: MirrorOptions): Promis
   await job.addNode(filter, 'main node', { perm: Perm.consistentRead, shared });
   await job.addNode(source, 'source', { perm: 0, shared });
   await job.addNode(target, 'target', { perm: 0, shared: Perm.all });
-  const reader = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: Perm.all });
-  await reader.attach(source);
-  work.held.source = reader;
+  await work.held.readFrom(filter);
   const writer = new Backend({ graph, name: '', perm: Perm.write, shared: Perm.writeUnchanged });
   await writer.attach(target);
   work.held.target = writer;

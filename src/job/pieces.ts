@@ -74,10 +74,11 @@ export async function doPieces(job: JobControl, work: PieceWork): Promise<void> 
   const inFlight = new Set<Promise<void>>();
   const failed: { piece: Piece; failure: PieceFailure }[] = [];
   const again: Piece[] = [];
+  const order = new InOrder(job);
   const start = (piece: Piece): void => {
     const request = work.copy(piece).then(
       () => {
-        job.progress.done += piece.bytes;
+        order.done(piece);
       },
       (e: unknown) => {
         if (!(e instanceof PieceFailure)) throw e;
@@ -99,17 +100,17 @@ export async function doPieces(job: JobControl, work: PieceWork): Promise<void> 
       }
       for (const { piece, failure } of failed.splice(0)) {
         const answer = await answerTo(job, work, failure);
-        if (answer === 'done') job.progress.done += piece.bytes;
+        if (answer === 'done') order.done(piece);
         else again.push(piece);
       }
-      const piece = again.shift() ?? (await work.next());
+      const piece = again.shift() ?? order.begun(await work.next());
       if (piece === undefined) {
         await quiet();
         if (failed.length === 0) return;
         continue;
       }
       if (!piece.copy) {
-        job.progress.done += piece.bytes;
+        order.done(piece);
         continue;
       }
       start(piece);
@@ -120,6 +121,31 @@ export async function doPieces(job: JobControl, work: PieceWork): Promise<void> 
     }
   } finally {
     await Promise.allSettled(inFlight);
+  }
+}
+
+/** Counts pieces as done when all before them are: a job that stops tells where. */
+class InOrder {
+  readonly #job: JobControl;
+  readonly #open: Piece[] = [];
+  readonly #done = new Set<Piece>();
+
+  constructor(job: JobControl) {
+    this.#job = job;
+  }
+
+  begun(piece: Piece | undefined): Piece | undefined {
+    if (piece !== undefined) this.#open.push(piece);
+    return piece;
+  }
+
+  done(piece: Piece): void {
+    this.#done.add(piece);
+    for (let first = this.#open[0]; first !== undefined; first = this.#open[0]) {
+      if (!this.#done.delete(first)) return;
+      this.#open.shift();
+      this.#job.progress.done += first.bytes;
+    }
   }
 }
 

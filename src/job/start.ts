@@ -2,9 +2,10 @@
  * What jobs on disks have in common: the options that each is started with, what a job holds while
  * it runs, and making it.
  */
-import type { Backend } from '../block/backend.js';
+import { Backend } from '../block/backend.js';
 import { removeFilter } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
+import { Perm } from '../block/types.js';
 import type { Job, JobInit } from './job.js';
 import type { JobList } from './job-list.js';
 import type { JobTransaction } from './transaction.js';
@@ -53,6 +54,14 @@ export class Holdings {
     this.target = undefined;
     await source?.close();
     await target?.close();
+  }
+
+  /** Reads from `node` instead of what it has read from, which is held still. */
+  async readFrom(node: BlockNode): Promise<void> {
+    await this.source?.close();
+    const { graph } = node;
+    this.source = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: Perm.all });
+    await this.source.attach(node);
   }
 
   /** As {@link closeBackends}, and nodes may be used otherwise. */

@@ -59,6 +59,8 @@ export interface JobWork {
   cancel?(force: boolean): boolean;
   /** block-job-change; absent: nothing can be changed. Throws. */
   change?(options: Readonly<Record<string, unknown>>): void | Promise<void>;
+  /** Bytes that have yet to be copied; absent: what the progress leaves. */
+  leftBytes?(): number;
   /** What query-block-jobs tells of this kind only. */
   info?(): Readonly<Record<string, unknown>>;
 }

@@ -283,6 +283,24 @@ const scripts: Readonly<Record<string, (dir: string) => Step[]>> = {
     cmd('job-dismiss', { id: 'a' }, 'null'),
     flat,
   ],
+  'jobs on neighbours are refused where they share an image': (dir) => {
+    const slow = { speed: 65536 };
+    const names = { 'filter-node-name': 'flt' };
+    return [
+      ...openChain(dir),
+      commit({ 'top-node': 'mid', ...slow, ...names }),
+      stream({ 'base-node': 'mid' }),
+      stream({}),
+      cmd('job-cancel', { id: 'c' }, 'null'),
+    ];
+  },
+  'neighbours are streamed at the same time': (dir) => [
+    ...openChain(dir),
+    cmd('block-stream', { device: 'mid', 'job-id': 't', speed: 65536 }),
+    cmd('block-stream', { device: 'top', 'job-id': 's', 'base-node': 'mid' }, 'null'),
+    cmd('block-job-set-speed', { device: 't', speed: 0 }, 'null'),
+    flat,
+  ],
   'the active image is committed, and stays the disk': (dir) => [
     ...openChain(dir),
     cmd('block-commit', { device: 'top', 'job-id': 'a', 'base-node': 'mid' }, 'BLOCK_JOB_READY'),

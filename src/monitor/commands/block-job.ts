@@ -237,6 +237,9 @@ const blockCommit = defineCommand({
       await startActiveCommit(graph, jobs, common);
       return;
     }
+    const images = [skipFilters(disk), ...chainDown(disk)];
+    const overlay = images[images.indexOf(skipFilters(top)) - 1];
+    if (overlay !== undefined) checkOp(overlay, 'commit-target');
     const maskProtocol = args['backing-mask-protocol'];
     await startCommit(graph, jobs, { ...common, node: disk, backingFile, maskProtocol });
   },

@@ -31,7 +31,7 @@ async function commitDevice(run: HmpRun): Promise<void> {
     }
     if (all && backend.node.backing === undefined) continue;
     try {
-      await commit(backend);
+      await commit(backend, { inUse: true });
     } catch (e) {
       throw new HmpError(`'commit' error for '${name}': ${errorText(e)}`);
     }
