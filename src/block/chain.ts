@@ -1,6 +1,6 @@
 /** Walking down a backing chain. */
 import type { HostFiles } from '../host/file.js';
-import { nameSeenFrom } from './filename.js';
+import { backingOverridden, nameSeenFrom } from './filename.js';
 import type { BlockNode } from './node.js';
 import { below, skipFilters } from './status.js';
 
@@ -25,7 +25,7 @@ export async function findBacking(top: BlockNode, name: string): Promise<BlockNo
   if (name === '' || files === undefined) return undefined;
   let above = skipFilters(top);
   for (const image of chainDown(top)) {
-    if (name === above.backingFile) return image;
+    if (name === above.backingFile && !backingOverridden(above)) return image;
     const full = tryComplete(files, above, name);
     if (full !== undefined && (await isSameFile(files, full, image.filename))) return image;
     above = image;

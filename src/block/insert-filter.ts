@@ -89,8 +89,8 @@ export function freezeChain(top: BlockNode, bottom: BlockNode, reason: string): 
     const edge = node.driver.kind === 'filter' ? node.file : node.backing;
     if (edge === undefined) break;
     if (edge.frozen !== undefined) {
-      const where = `from '${node.name}' to '${edge.node.name}'`;
-      throw new BlockError('EPERM', `Cannot change '${edge.name}' link ${where}`);
+      const ends = `'${node.name}' to '${edge.node.name}'`;
+      throw new BlockError('EPERM', `Cannot change '${edge.name}' link from ${ends}`);
     }
     // A filter that goes away by itself.
     if (edge.node.driver.primaryChild === 'backing') {

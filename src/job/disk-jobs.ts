@@ -56,7 +56,9 @@ export class DiskJob implements AsyncIterable<JobState> {
     this.result = job.concluded.then(() => {
       this.#ended = true;
       this.news();
-      if (job.error !== undefined) throw job.error;
+      const { error } = job;
+      if (error === undefined) return;
+      throw error instanceof Error ? error : new BlockError('EIO', job.errorText);
     });
     // Who only iterates hears of the failure there.
     this.result.catch(() => undefined);

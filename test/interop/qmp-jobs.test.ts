@@ -49,14 +49,18 @@ function create(options: Message): Step[] {
 const flat = cmd('query-named-block-nodes', { flat: true });
 const slowly = { speed: 65536, 'auto-finalize': false, 'auto-dismiss': false };
 
-function openChain(dir: string): Step[] {
-  const open = (name: string, more: Message = {}): Step =>
+const openIn =
+  (dir: string) =>
+  (name: string, more: Message = {}): Step =>
     add({
       driver: 'qcow2',
       'node-name': name,
       file: { driver: 'file', filename: join(dir, `${name}.qcow2`) },
       ...more,
     });
+
+function openChain(dir: string): Step[] {
+  const open = openIn(dir);
   return [
     add({ driver: 'null-co', 'node-name': 'n', size: 65536 }),
     open('base'),
@@ -292,6 +296,16 @@ const scripts: Readonly<Record<string, (dir: string) => Step[]>> = {
       stream({ 'base-node': 'mid' }),
       stream({}),
       cmd('job-cancel', { id: 'c' }, 'null'),
+    ];
+  },
+  'a backing file that another stands for is not found by its name': (dir) => {
+    const open = openIn(dir);
+    return [
+      open('base'),
+      open('top', { backing: 'base' }),
+      commit({ base: join(dir, 'mid.qcow2') }),
+      commit({ base: 'mid.qcow2' }),
+      stream({ base: 'mid.qcow2' }),
     ];
   },
   'neighbours are streamed at the same time': (dir) => [
