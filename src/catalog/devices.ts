@@ -11,8 +11,10 @@ import {
   pcieRootPortDevice,
 } from '../device/pci-bridges/device.js';
 import { piix3IdeDevice } from '../device/piix3-ide/device.js';
+import { scsiCdDevice, scsiHdDevice } from '../device/scsi-disks/device.js';
 import { virtioBlkPciDevice } from '../device/virtio-blk-pci/device.js';
 import { virtioMousePciDevice } from '../device/virtio-mouse-pci/device.js';
+import { virtioScsiPciDevice } from '../device/virtio-scsi-pci/device.js';
 
 export const deviceTypes: readonly DeviceType[] = [
   piix3IdeDevice,
@@ -22,6 +24,9 @@ export const deviceTypes: readonly DeviceType[] = [
   ideHdDevice,
   ideCdDevice,
   virtioBlkPciDevice,
+  virtioScsiPciDevice,
+  scsiHdDevice,
+  scsiCdDevice,
   pciBridgeDevice,
   pciePciBridgeDevice,
   pcieRootPortDevice,
@@ -32,5 +37,6 @@ export const deviceTypes: readonly DeviceType[] = [
 export const deviceAliases: Readonly<Record<string, string>> = {
   ahci: 'ich9-ahci',
   'virtio-blk': 'virtio-blk-pci',
+  'virtio-scsi': 'virtio-scsi-pci',
   'virtio-mouse': 'virtio-mouse-pci',
 };

@@ -175,3 +175,29 @@ export async function claimDrive(
   if (failed !== 'auto') backend.accounting.accountFailed = failed === 'on';
   return drive;
 }
+
+/** Takes a drive for good, once a device has looked at it; see {@link claimDrive}. */
+export type Claim = (how: ClaimHow) => Promise<Drive>;
+
+/**
+ * Finds the backend that `drive=` names and lets a device attach itself to it, which has to call
+ * `claim`. When the device throws, nothing is held any more.
+ */
+export async function attachBackend(
+  context: DeviceContext,
+  properties: BlockProperties & Partial<ErrorProperties>,
+  attach: (backend: Backend, claim: Claim) => Promise<void>,
+): Promise<void> {
+  const backend = await context.backend(properties.drive);
+  let drive: Drive | undefined;
+  try {
+    await attach(backend, async (how) => {
+      drive = await claimDrive(backend, context, properties, how);
+      return drive;
+    });
+  } catch (e) {
+    if (drive === undefined) await context.releaseBackend(backend);
+    else await drive.release();
+    throw e;
+  }
+}

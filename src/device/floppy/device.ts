@@ -4,7 +4,8 @@ import { assert } from '../../lib/assert.js';
 import { OptionError } from '../../options/option-error.js';
 import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
-import { blockProperties, blockSizes, claimDrive } from '../bus/block-properties.js';
+import type { Claim } from '../bus/block-properties.js';
+import { attachBackend, blockProperties, blockSizes } from '../bus/block-properties.js';
 import type { BiosFloppy, Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import type { Drive } from '../bus/drive.js';
@@ -62,19 +63,12 @@ class Floppy implements Device {
   async realize(): Promise<void> {
     const { options, context } = this.#init;
     const unit = this.bus.place(options.unit);
-    const backend = await context.backend(options.drive);
-    try {
-      await this.#attach(backend, unit);
-    } catch (e) {
-      if (this.#drive === undefined) await context.releaseBackend(backend);
-      else await this.#drive.release();
-      this.#drive = undefined;
-      throw e;
-    }
+    const whole = { ...options, bootindex: -1, rerror: 'report', werror: 'report' } as const;
+    await attachBackend(context, whole, (backend, claim) => this.#attach(backend, claim, unit));
   }
 
-  async #attach(backend: Backend, unit: number): Promise<void> {
-    const { options, context } = this.#init;
+  async #attach(backend: Backend, claim: Claim, unit: number): Promise<void> {
+    const { options } = this.#init;
     const sizes = blockSizes({ ...options, bootindex: -1 }, backend);
     if (sizes.logical !== SECTOR || sizes.physical !== SECTOR) {
       throw new OptionError('Physical and logical block size must be 512 for floppy');
@@ -89,28 +83,23 @@ class Floppy implements Device {
         throw new OptionError(`fdc doesn't support drive option ${name}`);
       }
     }
-    this.#drive = await claimDrive(
-      backend,
-      context,
-      { ...options, bootindex: -1, rerror: 'report', werror: 'report' },
-      {
-        user: {
-          qdev: this.id ?? `/machine/unattached/floppy${unit}`,
-          isRemovable: true,
-          hasTray: false,
-          isTrayOpen: false,
-          isLocked: false,
-          requestEject: () => undefined,
-          mediumChanged: () => {
-            void this.#drive?.followMedium();
-            this.#floppy?.mediumChanged();
-          },
-          moveTray: () => undefined,
+    this.#drive = await claim({
+      user: {
+        qdev: this.id ?? `/machine/unattached/floppy${unit}`,
+        isRemovable: true,
+        hasTray: false,
+        isTrayOpen: false,
+        isLocked: false,
+        requestEject: () => undefined,
+        mediumChanged: () => {
+          void this.#drive?.followMedium();
+          this.#floppy?.mediumChanged();
         },
-        isReadOnly: !backend.isInserted || backend.node.readOnly,
-        resized: () => undefined,
+        moveTray: () => undefined,
       },
-    );
+      isReadOnly: !backend.isInserted || backend.node.readOnly,
+      resized: () => undefined,
+    });
     this.#unit = unit;
     this.#floppy = new FloppyDrive(this.#kind(this.#drive, unit), this.#drive);
     this.bus.drives[unit] = this.#floppy;

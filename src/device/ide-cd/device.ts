@@ -4,14 +4,16 @@ import { assert } from '../../lib/assert.js';
 import { OptionError } from '../../options/option-error.js';
 import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
-import { blockProperties, claimDrive, errorProperties } from '../bus/block-properties.js';
+import { attachBackend, blockProperties, errorProperties } from '../bus/block-properties.js';
+import type { Claim } from '../bus/block-properties.js';
 import type { Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import type { Drive } from '../bus/drive.js';
 import type { IdePlace } from '../bus/ide/bus.js';
 import { IdeBus } from '../bus/ide/bus.js';
 import { ideNames, ideProperties } from '../bus/ide/names.js';
-import { CdDrive } from './drive.js';
+import { CdDrive } from '../bus/cd-drive.js';
+import { cdUser } from '../bus/cd-user.js';
 import { PacketDevice } from './packet.js';
 
 const properties = t.struct('ide-cd', { ...blockProperties, ...errorProperties, ...ideProperties });
@@ -46,18 +48,10 @@ export class IdeCd implements Device {
     const { options, context } = this.#init;
     const place = this.bus.place(options.unit);
     // Without `drive=` it is a drive that nothing can be put into by name.
-    const backend = await context.backend(options.drive);
-    try {
-      await this.#attach(backend, place);
-    } catch (e) {
-      if (this.#drive === undefined) await context.releaseBackend(backend);
-      else await this.#drive.release();
-      this.#drive = undefined;
-      throw e;
-    }
+    await attachBackend(context, options, (backend, claim) => this.#attach(backend, claim, place));
   }
 
-  async #attach(backend: Backend, place: IdePlace): Promise<void> {
+  async #attach(backend: Backend, claim: Claim, place: IdePlace): Promise<void> {
     const { options, context } = this.#init;
     const number = this.bus.index * 2 + place.number;
     const names = ideNames(options, 'QEMU DVD-ROM', number);
@@ -84,30 +78,8 @@ export class IdeCd implements Device {
         });
       },
     });
-    const drive = await claimDrive(backend, context, options, {
-      user: {
-        qdev,
-        isRemovable: true,
-        hasTray: true,
-        get isTrayOpen(): boolean {
-          return cd.isTrayOpen;
-        },
-        get isLocked(): boolean {
-          return cd.isLocked;
-        },
-        requestEject: (force) => {
-          cd.requestEject();
-          if (force) cd.isLocked = false;
-        },
-        mediumChanged: (isInserted) => {
-          cd.mediumChanged(isInserted);
-        },
-        moveTray: (open) => {
-          // What came in while the tray was open is new to the guest when it closes.
-          if (open !== cd.isTrayOpen) cd.mediumChanged(!open && backend.isInserted);
-          cd.moveTray(open);
-        },
-      },
+    const drive = await claim({
+      user: cdUser(qdev, cd, backend),
       isReadOnly: true,
       resized: () => undefined,
     });

@@ -9,8 +9,8 @@ import { guestBuffer } from '../../virtio/guest-buffer.js';
 import { IdentifyWords } from '../bus/ide/identify.js';
 import type { IdeNames } from '../bus/ide/names.js';
 import type { DmaEngine, IdeModel, IdeUnit } from '../bus/ide/unit.js';
-import type { CdDrive, CdReply } from './drive.js';
-import { CD_BLOCK } from './drive.js';
+import type { CdDrive, CdReply } from '../bus/cd-drive.js';
+import { CD_BLOCK } from '../bus/cd-drive.js';
 
 const PACKET_BYTES = 12;
 /** Blocks that are read at a time. */

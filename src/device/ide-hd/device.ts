@@ -6,11 +6,12 @@ import { t } from '../../options/schema.js';
 import {
   blockProperties,
   blockSizes,
-  claimDrive,
+  attachBackend,
   diskGeometry,
   errorProperties,
   geometryProperties,
 } from '../bus/block-properties.js';
+import type { Claim } from '../bus/block-properties.js';
 import type { BiosDisk, Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import type { Drive } from '../bus/drive.js';
@@ -74,26 +75,18 @@ export class IdeHd implements Device {
     const { options, context } = this.#init;
     if (options.drive === undefined) throw new OptionError('No drive specified');
     const place = this.bus.place(options.unit);
-    const backend = await context.backend(options.drive);
-    try {
-      await this.#attach(backend, place);
-    } catch (e) {
-      if (this.#drive === undefined) await context.releaseBackend(backend);
-      else await this.#drive.release();
-      this.#drive = undefined;
-      throw e;
-    }
+    await attachBackend(context, options, (backend, claim) => this.#attach(backend, claim, place));
   }
 
-  async #attach(backend: Backend, place: IdePlace): Promise<void> {
-    const { options, context } = this.#init;
+  async #attach(backend: Backend, claim: Claim, place: IdePlace): Promise<void> {
+    const { options } = this.#init;
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     if (backend.node.readOnly) throw new OptionError("Can't use a read-only drive");
     const number = this.bus.index * 2 + place.number;
     const names = ideNames(options, 'QEMU HARDDISK', number);
     const sizes = blockSizes(options, backend);
     if (sizes.logical !== 512) throw new OptionError('logical_block_size must be 512 for IDE');
-    const drive = await claimDrive(backend, context, options, {
+    const drive = await claim({
       user: fixedUser(this.id ?? `/machine/unattached/ide${number}`),
       isReadOnly: false,
       resized: () => undefined,

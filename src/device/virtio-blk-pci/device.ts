@@ -8,12 +8,12 @@ import { t } from '../../options/schema.js';
 import type { BlockTarget } from '../../virtio/block.js';
 import { executeBlock, SECTOR } from '../../virtio/block.js';
 import type { Chain, Virtqueue } from '../../virtio/virtqueue.js';
-import { MAX_QUEUE_SIZE, VirtioError } from '../../virtio/virtqueue.js';
-import type { BlockSizes } from '../bus/block-properties.js';
+import { MAX_QUEUE_SIZE } from '../../virtio/virtqueue.js';
+import type { BlockSizes, Claim } from '../bus/block-properties.js';
 import {
+  attachBackend,
   blockProperties,
   blockSizes,
-  claimDrive,
   diskGeometry,
   errorProperties,
   geometryProperties,
@@ -127,23 +127,15 @@ class VirtioBlkPci implements Device, VirtioModel {
     }
     const addr = options.addr === undefined ? undefined : parseDevfn(options.addr, this.type.name);
     const devfn = this.bus.place(addr, this.type.name);
-    const backend = await context.backend(options.drive);
-    try {
-      await this.#attach(backend, devfn);
-    } catch (e) {
-      if (this.#drive === undefined) await context.releaseBackend(backend);
-      else await this.#drive.release();
-      this.#drive = undefined;
-      throw e;
-    }
+    await attachBackend(context, options, (backend, claim) => this.#attach(backend, claim, devfn));
   }
 
-  async #attach(backend: Backend, devfn: number): Promise<void> {
-    const { options, context } = this.#init;
+  async #attach(backend: Backend, claim: Claim, devfn: number): Promise<void> {
+    const { options } = this.#init;
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     const sizes = blockSizes(options, backend);
     const isReadOnly = backend.node.readOnly;
-    const drive = await claimDrive(backend, context, options, {
+    const drive = await claim({
       user: fixedUser(this.id ?? `/machine/unattached/virtio-blk-${devfn}`),
       isReadOnly,
       resized: () => {
@@ -238,17 +230,12 @@ class VirtioBlkPci implements Device, VirtioModel {
 
   kick(queue: number): void {
     const pci = this.#pci;
-    const ring = pci?.ring(queue);
     const target = this.#target;
-    if (pci === undefined || ring === undefined || target === undefined) return;
-    try {
-      for (let chain = ring.pop(); chain !== undefined; chain = ring.pop()) {
-        this.#start(pci, ring, queue, chain, target);
-      }
-    } catch (e) {
-      if (!(e instanceof VirtioError)) throw e;
-      this.#broken(pci);
-    }
+    if (pci === undefined || target === undefined) return;
+    const isSound = pci.drain(queue, (chain, ring) => {
+      this.#start(pci, ring, queue, chain, target);
+    });
+    if (!isSound) this.#epoch++;
   }
 
   #start(pci: VirtioPci, ring: Virtqueue, queue: number, chain: Chain, target: BlockTarget): void {

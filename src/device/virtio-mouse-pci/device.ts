@@ -5,7 +5,6 @@
 import { assert } from '../../lib/assert.js';
 import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
-import { VirtioError } from '../../virtio/virtqueue.js';
 import type { Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import { PciBus } from '../bus/pci/bus.js';
@@ -98,15 +97,11 @@ class VirtioMouse implements Device, VirtioModel {
 
   /** Buffers for events stay with the device; what the driver tells of lights is given back. */
   kick(queue: number): void {
-    const ring = this.#pci.ring(STATUS_QUEUE);
-    if (queue === EVENT_QUEUE || ring === undefined) return;
-    try {
-      for (let chain = ring.pop(); chain !== undefined; chain = ring.pop()) ring.push(chain, 0);
-      this.#pci.tell(STATUS_QUEUE);
-    } catch (e) {
-      if (!(e instanceof VirtioError)) throw e;
-      this.#pci.fail();
-    }
+    if (queue === EVENT_QUEUE) return;
+    const isSound = this.#pci.drain(STATUS_QUEUE, (chain, ring) => {
+      ring.push(chain, 0);
+    });
+    if (isSound) this.#pci.tell(STATUS_QUEUE);
   }
 
   abandon(): void {

@@ -3,8 +3,8 @@
  * modern structures in BAR 4, each found by its capability.
  */
 import { assert } from '../../../lib/assert.js';
-import type { QueuePlace } from '../../../virtio/virtqueue.js';
-import { MAX_QUEUE_SIZE, Virtqueue } from '../../../virtio/virtqueue.js';
+import type { Chain, QueuePlace } from '../../../virtio/virtqueue.js';
+import { MAX_QUEUE_SIZE, VirtioError, Virtqueue } from '../../../virtio/virtqueue.js';
 import { Msix } from '../pci/msix.js';
 import { PciFunction } from '../pci/function.js';
 import type { AccessSize, IoRegion } from '../space.js';
@@ -146,6 +146,23 @@ export class VirtioPci {
     if (!this.#isModern) return;
     this.configChanged();
     this.#status |= STATUS_NEEDS_RESET;
+  }
+
+  /**
+   * Takes all requests of a queue that are there. False when the driver broke the queue's rules:
+   * then the device needs a reset.
+   */
+  drain(queue: number, each: (chain: Chain, ring: Virtqueue) => void): boolean {
+    const ring = this.ring(queue);
+    if (ring === undefined) return true;
+    try {
+      for (let chain = ring.pop(); chain !== undefined; chain = ring.pop()) each(chain, ring);
+      return true;
+    } catch (e) {
+      if (!(e instanceof VirtioError)) throw e;
+      this.fail();
+      return false;
+    }
   }
 
   reset(): void {

@@ -2,7 +2,7 @@
  * A CD/DVD drive's state and its packet commands (MMC-6): everything but how data moves. A command
  * gives a reply; reading blocks is a reply, too, and done by whoever moves data.
  */
-import type { Drive } from '../bus/drive.js';
+import type { Drive } from './drive.js';
 import type { Sense } from '../../wire/mmc.js';
 import * as mmc from '../../wire/mmc.js';
 
