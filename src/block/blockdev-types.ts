@@ -75,3 +75,13 @@ export const luksCreateFields = {
   'hash-alg': t.optional(hashAlgo),
   'iter-time': t.optional(t.int({}, { doc: 'milliseconds that unlocking takes' })),
 } satisfies Fields;
+
+/** QMP's QCryptoBlockAmendOptionsLUKS: key slots that are filled or erased. */
+export const luksAmendFields = {
+  state: t.enumOf('active', 'inactive', { name: 'QCryptoBlockLUKSKeyslotState' }),
+  'new-secret': t.optional(t.str({ doc: 'ID of the secret to put in a key slot' })),
+  'old-secret': t.optional(t.str({ doc: 'erase the key slots that this secret opens' })),
+  keyslot: t.optional(t.int({}, { doc: 'the key slot to change' })),
+  'iter-time': t.optional(t.int({}, { doc: 'milliseconds that unlocking takes' })),
+  secret: t.optional(t.str({ doc: 'a secret that opens the image; default: as it was opened' })),
+} satisfies Fields;

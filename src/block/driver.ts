@@ -392,6 +392,14 @@ export interface BlockdevCreate {
   others?(options: NodeOptions): readonly (string | NodeOptions)[];
 }
 
+/** What QMP's x-blockdev-amend takes for a driver. */
+export interface BlockdevAmend {
+  /** This driver's branch of QMP's BlockdevAmendOptions. */
+  readonly decl: Decl;
+  /** The same as values for {@link DriverInstance.amend}; `opened`: options of the open node. */
+  values(options: NodeOptions, opened: NodeOptions): CreateValues;
+}
+
 /** A driver: one entry of the catalogue. */
 export interface Driver {
   /** QMP's name (BlockdevDriver). */
@@ -444,5 +452,7 @@ export interface Driver {
   create?(context: CreateContext): Promise<void>;
   /** What `blockdev-create` takes; absent: it makes no such images. */
   readonly blockdevCreate?: BlockdevCreate;
+  /** Absent: x-blockdev-amend cannot change images of the driver. */
+  readonly blockdevAmend?: BlockdevAmend;
   measure?(values: CreateValues, source: Backend | undefined): Promise<MeasureResult>;
 }

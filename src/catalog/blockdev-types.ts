@@ -13,17 +13,24 @@ export const blockdevOptions = t.ref<NodeOptions>('BlockdevOptions');
 /** QMP's BlockdevCreateOptions: what `blockdev-create` takes. */
 export const blockdevCreateOptions = t.ref<NodeOptions>('BlockdevCreateOptions');
 
+/** QMP's BlockdevAmendOptions: what `x-blockdev-amend` takes. */
+export const blockdevAmendOptions = t.ref<NodeOptions>('BlockdevAmendOptions');
+
 /** The declarations behind `t.ref('BlockdevOptions')` and its kin, for these drivers. */
 export function blockdevTypes(drivers: readonly Driver[]): ReadonlyMap<string, Decl> {
   const branches: Record<string, Decl> = {};
   for (const { name, blockdev } of drivers) if (blockdev !== undefined) branches[name] = blockdev;
   const names = Object.keys(branches).sort();
   const driver = t.enumOf(...names, { name: 'BlockdevDriver' });
-  const base: Fields = { ...commonFields(), driver };
+  const base: Fields = { driver, ...commonFields() };
   const creates: Record<string, Decl> = {};
   for (const name of names) {
     const found = drivers.find((each) => each.name === name)?.blockdevCreate?.decl;
     creates[name] = found ?? nothing;
+  }
+  const amends: Record<string, Decl> = {};
+  for (const { name, blockdevAmend } of drivers) {
+    if (blockdevAmend !== undefined) amends[name] = blockdevAmend.decl;
   }
   const options: Decl = t.union('BlockdevOptions', 'driver', branches, { base });
   const ref = t.alternate({ object: options, str: t.str() }, { name: 'BlockdevRef' });
@@ -35,6 +42,10 @@ export function blockdevTypes(drivers: readonly Driver[]): ReadonlyMap<string, D
       'BlockdevCreateOptions',
       t.union('BlockdevCreateOptions', 'driver', creates, { base: { driver } }),
     ],
+    [
+      'BlockdevAmendOptions',
+      t.union('BlockdevAmendOptions', 'driver', amends, { base: { driver } }),
+    ],
     ['BlockdevRef', ref],
     ['BlockdevRefOrNull', t.alternate(orNull, { name: 'BlockdevRefOrNull' })],
   ]);
@@ -42,10 +53,20 @@ export function blockdevTypes(drivers: readonly Driver[]): ReadonlyMap<string, D
 
 const nothing = t.struct('q_empty', {});
 
-/** Options of every node as QMP has them: the old `cache.writeback` is none of it. */
+/** Options of every node as QMP has them, in its order: the old `cache.writeback` is none of it. */
 function commonFields(): Fields {
-  const { driver, cache, ...rest } = fieldsOf(genericOptions);
+  const { driver, 'node-name': name, discard, cache, ...rest } = fieldsOf(genericOptions);
+  const { 'detect-zeroes': detectZeroes, ...modes } = rest;
   const { writeback, ...switches } = cache === undefined ? {} : fieldsOf(cache);
   void [driver, writeback];
-  return { ...rest, cache: t.optional(t.struct('BlockdevCacheOptions', switches)) };
+  const given: Record<string, Decl | undefined> = {
+    'node-name': name,
+    discard,
+    cache: t.optional(t.struct('BlockdevCacheOptions', switches)),
+    ...modes,
+    'detect-zeroes': detectZeroes,
+  };
+  const out: Record<string, Decl> = {};
+  for (const [key, decl] of Object.entries(given)) if (decl !== undefined) out[key] = decl;
+  return out;
 }

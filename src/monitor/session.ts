@@ -10,6 +10,7 @@
  * does not take what is sent is not served, at last cut off.
  */
 import type { ByteStream } from '../host/socket.js';
+import { JsonDouble } from '../lib/json-text.js';
 import type { JsonObject, JsonValue } from '../lib/json-text.js';
 import { formatJson, formatJsonPretty, JsonStream } from '../lib/json-text.js';
 import { inQemuOrder } from '../lib/qdict-order.js';
@@ -70,7 +71,8 @@ type Incoming =
 const encoder = new TextEncoder();
 
 function isObject(value: JsonValue | undefined): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+  if (typeof value !== 'object' || value === null) return false;
+  return !Array.isArray(value) && !(value instanceof JsonDouble);
 }
 
 /** Takes a request apart. Throws QmpError in QEMU's words. */

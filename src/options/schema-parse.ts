@@ -254,14 +254,15 @@ function parseUnion(
   const input = asObject(value, at, how);
   const output = emptyRecord();
   const { discriminator, base, branches } = shape;
-  const names = Object.keys(branches);
-  const declared = Object.hasOwn(base, discriminator) ? base[discriminator] : undefined;
-  const selector: Decl = declared ?? {
-    shape: { kind: 'enum', name: undefined, values: names, invalid: undefined },
-    meta: {},
-    presence: 'required',
-  };
-  parseFields({ [discriminator]: selector }, input, output, at, how);
+  // Where the base declares the selector, it has its place among the base's fields.
+  if (!Object.hasOwn(base, discriminator)) {
+    const selector: Decl = {
+      shape: { kind: 'enum', name: undefined, values: Object.keys(branches), invalid: undefined },
+      meta: {},
+      presence: 'required',
+    };
+    parseFields({ [discriminator]: selector }, input, output, at, how);
+  }
   parseFields(base, input, output, at, how);
   const chosen = output[discriminator];
   const branch =

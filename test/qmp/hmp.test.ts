@@ -1,6 +1,6 @@
 // Goal: the human monitor takes lines and prints texts as QEMU's does. Method: its pieces alone,
-// and vdisk-system with the same lines as qemu-system-x86_64 10 was given (the texts are that
-// one's; where it is installed, the two are compared directly, too).
+// and vdisk-system with the same lines as qemu-system-x86_64 10 was given once (the texts are that
+// one's).
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';

@@ -42,10 +42,10 @@ function toNumber(value: string | number | boolean | undefined): number | undefi
 }
 
 /**
- * Changes key slots as QCryptoBlockAmendOptionsLUKS says: `state=active` adds
- * `new-secret`; `state=inactive` erases `keyslot` or all that `old-secret` opens.
- * `secret` looks a secret up by id. Throws EINVAL and changes nothing when options
- * contradict each other.
+ * Changes key slots as QCryptoBlockAmendOptionsLUKS says: `state=active` adds `new-secret`, if
+ * the option `secret` (when given) opens a slot; `state=inactive` erases `keyslot` or all that
+ * `old-secret` opens. The argument `secret` looks a secret up by id. Throws EINVAL and changes
+ * nothing when options contradict each other.
  */
 export async function amendLuks(
   volume: LuksVolume,
@@ -63,8 +63,13 @@ export async function amendLuks(
       throw invalid("'old-secret' must not be given when activating keyslots");
     }
     const iterTimeMs = toNumber(value('iter-time')) ?? 2000;
-    const options = slot === undefined ? { iterTimeMs, force } : { slot, iterTimeMs, force };
-    await volume.addPassword(await secret(String(id)), options);
+    const unlock = value('secret');
+    await volume.addPassword(await secret(String(id)), {
+      iterTimeMs,
+      force,
+      ...(slot === undefined ? {} : { slot }),
+      ...(unlock === undefined ? {} : { unlock: await secret(String(unlock)) }),
+    });
     return;
   }
   if (value('new-secret') !== undefined) {

@@ -127,10 +127,13 @@ export class LuksVolume {
     };
   }
 
-  /** Adds `password` in `slot` or the first free one. Throws EINVAL when none is free (L1). */
+  /**
+   * Adds `password` in `slot` or the first free one. Throws EINVAL when none is free (L1), EPERM
+   * when `unlock` is given and opens no slot.
+   */
   async addPassword(
     password: Uint8Array,
-    options: { slot?: number; iterTimeMs: number; force?: boolean },
+    options: { slot?: number; iterTimeMs: number; force?: boolean; unlock?: Uint8Array },
   ): Promise<void> {
     const index = options.slot ?? this.header.slots.findIndex((s) => !s.active);
     if (index < 0) throw new BlockError('EINVAL', "Can't add a keyslot - all keyslots are in use");
@@ -140,6 +143,9 @@ export class LuksVolume {
         'EINVAL',
         `Refusing to overwrite active keyslot ${String(index)} - please erase it first`,
       );
+    }
+    if (options.unlock !== undefined) {
+      await masterKeyOf(this.#host, this.#storage, this.header, options.unlock);
     }
     await storePassword(this.#host, this.#storage, this.header, index, {
       password,
@@ -257,9 +263,20 @@ export async function openLuks(
   password: Uint8Array,
 ): Promise<LuksVolume> {
   const header = await readLuksHeader(storage);
+  const key = await masterKeyOf(host, storage, header, password);
+  return new LuksVolume(host, storage, header, key);
+}
+
+/** Throws EPERM when `password` opens no slot. */
+async function masterKeyOf(
+  host: LuksHost,
+  storage: LuksStorage,
+  header: LuksHeader,
+  password: Uint8Array,
+): Promise<Uint8Array> {
   for (let i = 0; i < LUKS_SLOTS; i++) {
     const key = await trySlot(host, storage, header, i, password);
-    if (key !== undefined) return new LuksVolume(host, storage, header, key);
+    if (key !== undefined) return key;
   }
   throw new BlockError('EPERM', 'Invalid password, cannot unlock any keyslot');
 }

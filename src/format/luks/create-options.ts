@@ -2,13 +2,14 @@
 import {
   blockdevRef,
   createdOnFile,
+  luksAmendFields,
   luksCreateFields,
   preallocMode,
 } from '../../block/blockdev-types.js';
 import type { LuksCreateOptions } from '../../block/crypto/luks.js';
 import { luksDefaults } from '../../block/crypto/luks.js';
 import { luksOptionsFrom } from '../../block/crypto/luks-options.js';
-import type { BlockdevCreate } from '../../block/driver.js';
+import type { BlockdevAmend, BlockdevCreate } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { createOptions } from '../../options/create-options.js';
@@ -55,4 +56,11 @@ export const luksBlockdevCreate: BlockdevCreate = {
     if (file !== undefined) return {};
     throw new BlockError('EINVAL', "Either the parameter 'header' or 'file' must be specified");
   },
+};
+
+/** What x-blockdev-amend takes; the image opens with the secret that it was opened with. */
+export const luksBlockdevAmend: BlockdevAmend = {
+  decl: t.struct('BlockdevAmendOptionsLUKS', luksAmendFields),
+  values: ({ driver: _, ...options }, { 'key-secret': opened }) =>
+    ({ secret: opened, ...options }) as CreateValues,
 };

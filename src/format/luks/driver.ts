@@ -19,6 +19,7 @@ import type { CreateValues } from '../../options/create-options.js';
 import type { Backend } from '../../block/backend.js';
 import {
   luksAmendOptions,
+  luksBlockdevAmend,
   luksBlockdevCreate,
   luksCreateOptions,
   volumeOptions,
@@ -40,6 +41,7 @@ export const luksDriver: Driver = {
   open: async (context) => (await import('./open.js')).openLuksNode(context),
   createOptions: luksCreateOptions,
   blockdevCreate: luksBlockdevCreate,
+  blockdevAmend: luksBlockdevAmend,
   amendOptions: luksAmendOptions,
   create: async (context) => {
     await (await import('./create.js')).createLuksImage(context);

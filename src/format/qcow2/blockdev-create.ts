@@ -1,12 +1,13 @@
-/** What blockdev-create takes for qcow2. */
+/** What blockdev-create and x-blockdev-amend take for qcow2. */
 import {
   blockdevDriver,
   blockdevRef,
   createdOnFile,
+  luksAmendFields,
   luksCreateFields,
   preallocMode,
 } from '../../block/blockdev-types.js';
-import type { BlockdevCreate, NodeOptions } from '../../block/driver.js';
+import type { BlockdevAmend, BlockdevCreate, NodeOptions } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { t } from '../../options/schema.js';
@@ -57,5 +58,28 @@ export const qcow2BlockdevCreate: BlockdevCreate = {
   others: (options) => {
     const ref = options['data-file'];
     return ref === undefined ? [] : [ref as string | NodeOptions];
+  },
+};
+
+const amendedEncryption = t.union(
+  'QCryptoBlockAmendOptions',
+  'format',
+  { luks: t.struct('QCryptoBlockAmendOptionsLUKS', luksAmendFields) },
+  { base: { format: t.enumOf('qcow', 'luks', { name: 'QCryptoBlockFormat' }) } },
+);
+
+/** Only keys of encryption can be changed. */
+export const qcow2BlockdevAmend: BlockdevAmend = {
+  decl: t.struct('BlockdevAmendOptionsQcow2', { encrypt: t.optional(amendedEncryption) }),
+  values: ({ encrypt }, opened) => {
+    if (encrypt === undefined) return {};
+    const values: Record<string, string | number> = {};
+    const given = encrypt as Readonly<Record<string, string | number>>;
+    const secret = (opened['encrypt'] as NodeOptions | undefined)?.['key-secret'];
+    if (typeof secret === 'string') values['encrypt.secret'] = secret;
+    for (const [name, value] of Object.entries(given)) {
+      if (name !== 'format') values[`encrypt.${name}`] = value;
+    }
+    return values;
   },
 };

@@ -20,7 +20,7 @@
  */
 import { reopenNames } from '../../block/node-options.js';
 import type { Driver, DriverInstance, OpenContext } from '../../block/driver.js';
-import { qcow2BlockdevCreate } from './blockdev-create.js';
+import { qcow2BlockdevAmend, qcow2BlockdevCreate } from './blockdev-create.js';
 import { qcow2AmendOptions, qcow2CreateOptions } from './create-options.js';
 import { MAGIC } from './layout.js';
 import { joinSettings, qcow2Blockdev, qcow2OptionNames, qcow2Options } from './options.js';
@@ -56,6 +56,7 @@ export const qcow2Driver: Driver = {
   maxSize: 2 ** 62,
   createOptions: qcow2CreateOptions,
   blockdevCreate: qcow2BlockdevCreate,
+  blockdevAmend: qcow2BlockdevAmend,
   amendOptions: qcow2AmendOptions,
   create: async (context) => {
     const { createQcow2 } = await import('./create.js');

@@ -23,15 +23,18 @@ import type { Action } from './action.js';
 
 type Named = Infer<typeof blockDirtyBitmap>;
 
-/** The node that a command on bitmaps names. Throws QmpError. */
+/** The node that a command on a bitmap names. Throws QmpError in the words of such commands. */
 export function bitmapNode(graph: BlockGraph, name: string): BlockNode {
-  return lookupNode(graph, name, name);
+  const backend = graph.backends.get(name);
+  const node = backend?.isInserted === true ? backend.node : graph.tryNode(name);
+  if (node === undefined) throw new QmpError(`Node '${name}' not found`);
+  return node;
 }
 
 export function addBitmapAction(args: Infer<typeof blockDirtyBitmapAdd>): Action {
   return async ({ graph }) => {
     if (args.name === '') throw new QmpError('Bitmap name cannot be empty');
-    const node = bitmapNode(graph, args.node);
+    const node = lookupNode(graph, args.node, args.node);
     const bitmap = await addBitmap(node, args.name, {
       granularity: args.granularity,
       persistent: args.persistent ?? false,

@@ -60,6 +60,15 @@ interface StreamRange {
   readonly bottom?: string;
 }
 
+/** Throws QmpError when the end of a stream is named in two ways. */
+function checkStreamRange({ base, 'base-node': baseNode, bottom }: StreamRange): void {
+  const both = (a: string, b: string): QmpError =>
+    new QmpError(`'${a}' and '${b}' cannot be specified at the same time`);
+  if (base !== undefined && baseNode !== undefined) throw both('base', 'base-node');
+  if (base !== undefined && bottom !== undefined) throw both('base', 'bottom');
+  if (bottom !== undefined && baseNode !== undefined) throw both('bottom', 'base-node');
+}
+
 /** The ends of the chain that a client names, at most one of which it may. */
 async function streamRange(
   { graph }: MonitorContext,
@@ -67,11 +76,6 @@ async function streamRange(
   args: StreamRange,
 ): Promise<{ base?: BlockNode; bottom?: BlockNode }> {
   const { base, 'base-node': baseNode, bottom } = args;
-  const both = (a: string, b: string): QmpError =>
-    new QmpError(`'${a}' and '${b}' cannot be specified at the same time`);
-  if (base !== undefined && baseNode !== undefined) throw both('base', 'base-node');
-  if (base !== undefined && bottom !== undefined) throw both('base', 'bottom');
-  if (bottom !== undefined && baseNode !== undefined) throw both('bottom', 'base-node');
   if (base !== undefined) {
     const found = await findBacking(node, base);
     if (found === undefined) throw new QmpError(`Can't find '${base}' in the backing chain`);
@@ -113,6 +117,7 @@ const blockStream = defineCommand({
   givenOnly: true,
   run: async (context, args) => {
     const { graph, jobs } = context;
+    checkStreamRange(args);
     const node = lookupNode(graph, args.device, args.device);
     const range = await streamRange(context, node, args);
     const end = range.bottom === undefined ? range.base : below(range.bottom);

@@ -1,11 +1,13 @@
 /** Commands for all jobs, and those for jobs on disks, which are older. */
-import { blockdevCreateOptions } from '../../catalog/blockdev-types.js';
+import { blockdevAmendOptions, blockdevCreateOptions } from '../../catalog/blockdev-types.js';
+import { amendWork } from '../../job/blockdev-amend.js';
 import { createWork } from '../../job/blockdev-create.js';
 import type { Job } from '../../job/job.js';
 import { t } from '../../options/schema.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { QmpError } from '../qmp-error.js';
+import { lookupNode } from './blockdev.js';
 import { blockJobChange, blockJobInfo, jobInfo } from '../types/job.js';
 
 /** The job with this ID. Throws QmpError. */
@@ -183,7 +185,29 @@ const blockdevCreate = defineCommand({
   },
 });
 
+const blockdevAmend = defineCommand({
+  name: 'x-blockdev-amend',
+  doc: 'Starts a job that changes options of an image that is open: keys of its encryption.',
+  args: t.struct('q_obj_x-blockdev-amend-arg', {
+    'job-id': jobId,
+    'node-name': t.str({ doc: 'node of the image' }),
+    options: blockdevAmendOptions,
+    force: t.optional(t.bool({ doc: 'even if that loses data' })),
+  }),
+  since: '5.1',
+  features: ['unstable'],
+  givenOnly: true,
+  run: async ({ graph, jobs }, { 'job-id': id, 'node-name': name, options, force }) => {
+    const node = lookupNode(graph, undefined, name);
+    jobs.checkId(id);
+    const work = amendWork(node, options, force === true);
+    const job = await jobs.create({ id, work, autoDismiss: false });
+    job.start();
+  },
+});
+
 export const jobCommands = [
+  blockdevAmend,
   blockdevCreate,
   ...jobVerbs,
   jobCancel,

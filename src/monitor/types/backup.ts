@@ -65,20 +65,31 @@ const mirrorFields = {
   ),
 } satisfies Fields;
 
+// Fields stand, and are checked, in the order of QMP's declarations.
+const { 'job-id': mirrorJob, device: mirrorDevice, replaces, sync, ...moreMirror } = mirrorFields;
+
 export const blockdevMirror = t.struct('q_obj_blockdev-mirror-arg', {
-  ...mirrorFields,
+  'job-id': mirrorJob,
+  device: mirrorDevice,
   target: t.str({ doc: 'device or node that is written' }),
+  replaces,
+  sync,
+  ...moreMirror,
   'filter-node-name': t.optional(
     t.str({ doc: 'name of the node that the job puts in', since: '2.9' }),
   ),
 });
 
 export const driveMirror = t.struct('DriveMirror', {
-  ...mirrorFields,
+  'job-id': mirrorJob,
+  device: mirrorDevice,
   target: t.str({ doc: 'file name of the image that is written' }),
   format: t.optional(t.str({ doc: 'its format; default: that of the source' })),
   'node-name': t.optional(t.str({ doc: 'name of its node', since: '2.3' })),
+  replaces,
+  sync,
   mode: t.optional(newImageMode),
+  ...moreMirror,
   unmap: t.optional(
     t.bool({ doc: 'zeroes may be deallocated in the target; default true', since: '2.4' }),
   ),
