@@ -8,6 +8,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { blockJobs } from './jobs/block-jobs.mjs';
 import { convertJobs } from './jobs/convert.mjs';
 import { metadataJobs } from './jobs/metadata.mjs';
 import { daemonJobs } from './jobs/daemon.mjs';
@@ -15,7 +16,14 @@ import { nbdJobs } from './jobs/nbd.mjs';
 import { requestJobs } from './jobs/requests.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const jobs = [...convertJobs, ...metadataJobs, ...requestJobs, ...nbdJobs, ...daemonJobs];
+const jobs = [
+  ...convertJobs,
+  ...metadataJobs,
+  ...requestJobs,
+  ...nbdJobs,
+  ...daemonJobs,
+  ...blockJobs,
+];
 
 const help = `npm run bench -- [OPTIONS] [NAME…]
   NAME          run only the rows whose name contains one of the words

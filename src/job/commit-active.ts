@@ -20,7 +20,7 @@ import { growTo, makeReadOnly } from './commit-job.js';
 import { Follow, markHeld } from './follow.js';
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
-import { copyData } from './pieces.js';
+import { copyRuns } from './pieces.js';
 import type { ChainJobOptions, HoldingWork } from './start.js';
 import { Holdings, makeJob } from './start.js';
 import type { JobControl } from './work.js';
@@ -35,7 +35,7 @@ export interface ActiveCommitOptions extends ChainJobOptions {
 /** What a bit of the bitmap stands for, at least; also the granularity of later copies. */
 const GRANULARITY = 64 * 1024;
 /** Bytes that are copied at a time. */
-const CHUNK = 512 * 1024;
+const CHUNK = 1024 * 1024;
 /** Copies in flight at a time. */
 const PARALLEL = 8;
 
@@ -63,10 +63,7 @@ class ActiveCommit implements HoldingWork {
       bytes: options.top.size,
       pieceBytes: CHUNK,
       parallel: PARALLEL,
-      copy: async (offset, bytes) => {
-        const { source, target } = this.held;
-        if (source && target) await copyData(source, target, offset, bytes, true);
-      },
+      copy: (offset, bytes) => copyRuns(this.held.source, this.held.target, offset, bytes),
       flush: async () => this.held.target?.flush(),
     });
   }

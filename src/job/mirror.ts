@@ -16,14 +16,14 @@ import { BlockError, isNotSupported } from '../block/errors.js';
 import { insertFilter, moveEdges, movable, setBacking } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { openHeaderBacking } from '../block/open.js';
-import { below, chainStatus, skipFilters } from '../block/status.js';
+import { below, skipFilters } from '../block/status.js';
 import { Perm, Req } from '../block/types.js';
 import { WriteTracker } from '../block/write-tracker.js';
 import { mirrorTopDriver, mirrorTops } from '../filter/job-filters.js';
 import { Follow, markHeld } from './follow.js';
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
-import { asPiece, copyData, PieceFailure } from './pieces.js';
+import { copyRuns, PieceFailure } from './pieces.js';
 import type { CopyJobOptions, HoldingWork } from './start.js';
 import { Holdings, makeJob } from './start.js';
 import type { JobControl } from './work.js';
@@ -193,26 +193,10 @@ class Mirror implements HoldingWork {
 
   /** Copies a range that the caller has made clean. Throws PieceFailure. */
   #copy(offset: number, bytes: number): Promise<void> {
-    return this.#ranges.run({ offset, bytes, serialising: true }, async () => {
-      for (let at = offset; at < offset + bytes;) {
-        const n = await this.#copyRun(at, offset + bytes - at);
-        at += n;
-      }
-    });
-  }
-
-  async #copyRun(offset: number, bytes: number): Promise<number> {
     const { source, target } = this.held;
-    if (source === undefined || target === undefined) throw new BlockError('ECANCELED');
-    const run = await chainStatus(source.node, undefined, offset, bytes).catch(() => undefined);
-    const n = run === undefined || run.bytes === 0 ? bytes : Math.min(run.bytes, bytes);
     const unmap = this.#options.unmap === false ? 0 : Req.mayUnmap;
-    if (run?.zero === true) {
-      await asPiece('write', target.writeZeroes(offset, n, unmap));
-      return n;
-    }
-    await copyData(source, target, offset, n);
-    return n;
+    const copy = (): Promise<void> => copyRuns(source, target, offset, bytes, unmap);
+    return this.#ranges.run({ offset, bytes, serialising: true }, copy);
   }
 
   /**

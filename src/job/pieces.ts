@@ -1,6 +1,8 @@
 /** What jobs that move data have in common: pieces of work, some at a time. */
 import type { Backend } from '../block/backend.js';
 import { copyThrough } from '../block/copy-through.js';
+import { BlockError } from '../block/errors.js';
+import { chainStatus } from '../block/status.js';
 import { Iov } from '../lib/iov.js';
 import type { JobControl } from './work.js';
 
@@ -48,6 +50,29 @@ export async function copyData(
   const isZero = findZeroes && data.isZero();
   const write = isZero ? target.writeZeroes(offset, bytes) : target.write(offset, data);
   await asPiece('write', write);
+}
+
+/**
+ * Copies what `source` shows, zeroes as zeroes where that can be told without reading; `zeroFlags`
+ * are those of the zero writes. Throws {@link PieceFailure}.
+ */
+export async function copyRuns(
+  source: Backend | undefined,
+  target: Backend | undefined,
+  offset: number,
+  bytes: number,
+  zeroFlags = 0,
+): Promise<void> {
+  if (source === undefined || target === undefined) throw new BlockError('ECANCELED');
+  const end = offset + bytes;
+  for (let at = offset; at < end;) {
+    const left = end - at;
+    const run = await chainStatus(source.node, undefined, at, left).catch(() => undefined);
+    const n = run === undefined || run.bytes === 0 ? left : Math.min(run.bytes, left);
+    if (run?.zero === true) await asPiece('write', target.writeZeroes(at, n, zeroFlags));
+    else await copyData(source, target, at, n);
+    at += n;
+  }
 }
 
 export interface PieceWork {
