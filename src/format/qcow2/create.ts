@@ -123,11 +123,14 @@ function trimmed(bytes: Uint8Array): Uint8Array {
   return bytes.subarray(0, Math.min(bytes.length, Math.ceil(end / 512) * 512));
 }
 
-/** The data file has the size of the disk, allocated as asked. */
+/** The data file has at least the size of the disk, allocated as asked. */
 async function makeDataFile(p: CreateParameters, file: Backend): Promise<void> {
   const isBacked = p.preallocation === 'falloc' || p.preallocation === 'full';
   const bytes = p.preallocation === 'off' ? p.size : roundUp(p.size, p.g.clusterSize);
-  await file.truncate(bytes, { exact: false, prealloc: isBacked ? p.preallocation : 'off' });
+  // One that was there before may be longer.
+  if (bytes <= file.size && !isBacked) return;
+  const prealloc = isBacked ? p.preallocation : 'off';
+  await file.truncate(Math.max(bytes, file.size), { exact: false, prealloc });
 }
 
 /** Writes the tables of a new image. */

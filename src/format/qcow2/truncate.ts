@@ -282,7 +282,9 @@ async function preallocateStep(
   );
   const host = image.hasDataFile ? at : await alloc.allocate(count);
   const fresh = dataGrowth.take(host, count * g.clusterSize);
-  if (!fresh && (image.crypto === undefined || image.version < 3)) {
+  // What a raw data file holds there belongs to the disk.
+  const stale = !fresh && !image.isRawData;
+  if (stale && (image.crypto === undefined || image.version < 3)) {
     await image.dataFile.writeZeroes(host, count * g.clusterSize);
   }
   const bytes = g.l2EntrySize;
