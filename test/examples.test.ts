@@ -4,6 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
+import { bootDisk, requiresFirmware } from './support/guest.js';
 import { binPath, Random, rootPath, run, runOk, tempDir } from './support/index.js';
 
 const MIB = 1024 * 1024;
@@ -139,4 +140,23 @@ it('migrate.mjs moves a disk under a writer to the process of serve.mjs', async 
   }
   expect(differ).toBeGreaterThan(50);
   expect(differ).toBeLessThan(1000);
+});
+
+it('ide.mjs reads a sector through the registers of an IDE disk', async () => {
+  const { disk } = makeDisk();
+  const result = await example('ide', disk, '1');
+  expect(result.stderr).toBe('');
+  expect(result.stdout).toMatch(/^sector 1:\nbegins here\0{501}$/);
+});
+
+requiresFirmware()('boot.mjs', () => {
+  it('prints what a guest says', async () => {
+    const disk = join(tempDir(), 'disk.raw');
+    writeFileSync(disk, bootDisk('a guest was here'));
+    const image = `${disk}.qcow2`;
+    await runOk(binPath('vdisk-img'), ['convert', '-f', 'raw', '-O', 'qcow2', disk, image]);
+    const program = rootPath('examples/boot.mjs');
+    const result = await run(process.execPath, [program, image], { timeout: 120_000 });
+    expect([result.stderr, result.stdout]).toEqual(['', 'a guest was here']);
+  }, 120_000);
 });
