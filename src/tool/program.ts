@@ -139,3 +139,22 @@ export class Program {
     return 1;
   }
 }
+
+/**
+ * Carries out what a program's command line asks for; resolves to the exit status when everything
+ * has been printed. `report` tells of an error and says the status that it means.
+ */
+export async function runTool(
+  program: Program,
+  work: () => Promise<number>,
+  report = (e: unknown): number => program.report(e),
+): Promise<number> {
+  let status: number;
+  try {
+    status = await work();
+  } catch (e) {
+    status = report(e);
+  }
+  program.output.flush();
+  return status;
+}

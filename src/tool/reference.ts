@@ -20,6 +20,20 @@ export function exampleLines(examples: readonly Example[]): string[] {
   );
 }
 
+/** Words in indented lines of at most 78 columns. */
+export function wordLines(words: readonly string[]): string[] {
+  const lines: string[] = [];
+  let line = ' ';
+  for (const word of words) {
+    if (line.length + word.length > 77) {
+      lines.push(line);
+      line = ' ';
+    }
+    line += ` ${word}`;
+  }
+  return [...lines, line];
+}
+
 function shown(spec: CommandSpec): OptionSpec[] {
   return Object.values(spec.options).filter((option) => option.hidden !== true);
 }

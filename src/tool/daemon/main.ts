@@ -6,7 +6,7 @@ import { reportReady, runInBackground } from '../background.js';
 import { watchInterrupts } from '../interrupt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
-import { Program } from '../program.js';
+import { Program, runTool } from '../program.js';
 import { exampleLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
@@ -36,20 +36,16 @@ export async function daemonMain(
   output: IoOutput = new ProcessOutput(isTerminal(1)),
 ): Promise<number> {
   const program = new Program(name, output);
-  let status: number;
-  try {
-    status = await dispatch(program, [...readArgs(daemonSpec, args)]);
-  } catch (e) {
-    if (e instanceof GetoptError) {
+  return runTool(
+    program,
+    () => dispatch(program, [...readArgs(daemonSpec, args)]),
+    (e) => {
+      if (!(e instanceof GetoptError)) return program.report(e);
       // QEMU's daemon does not point to its help.
       program.error(e.message);
-      status = 1;
-    } else {
-      status = program.report(e);
-    }
-  }
-  program.output.flush();
-  return status;
+      return 1;
+    },
+  );
 }
 
 type Asked = Argument<keyof typeof daemonSpec.options>;

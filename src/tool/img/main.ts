@@ -3,9 +3,9 @@ import type { CommandSpec } from '../../options/getopt.js';
 import { command, formatOptions, readArgs } from '../../options/getopt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
-import { Program, UsageError } from '../program.js';
+import { Program, runTool, UsageError } from '../program.js';
 import type { Example } from '../reference.js';
-import { exampleLines } from '../reference.js';
+import { exampleLines, wordLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
 import type { ImgCommand } from './options.js';
@@ -147,22 +147,9 @@ async function overview(name: string): Promise<string> {
     ...list,
     '',
     'Supported image formats:',
-    ...wrapped(formats),
+    ...wordLines(formats),
     '',
   ].join('\n');
-}
-
-function wrapped(words: readonly string[]): string[] {
-  const lines: string[] = [];
-  let line = ' ';
-  for (const word of words) {
-    if (line.length + word.length > 77) {
-      lines.push(line);
-      line = ' ';
-    }
-    line += ` ${word}`;
-  }
-  return [...lines, line];
 }
 
 /**
@@ -175,14 +162,7 @@ export async function imgMain(
   output: IoOutput = new ProcessOutput(isTerminal(1)),
 ): Promise<number> {
   const program = new Program(name, output);
-  let status: number;
-  try {
-    status = await dispatch(program, args);
-  } catch (e) {
-    status = program.report(e);
-  }
-  program.output.flush();
-  return status;
+  return runTool(program, () => dispatch(program, args));
 }
 
 async function dispatch(program: Program, args: readonly string[]): Promise<number> {

@@ -2,7 +2,7 @@
 import { formatOptions } from '../../options/getopt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
-import { Failure, Program } from '../program.js';
+import { Failure, Program, runTool } from '../program.js';
 import { exampleLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
@@ -36,14 +36,7 @@ export async function nbdMain(
 ): Promise<number> {
   const program = new Program(name, output);
   program.hintsAsNbd = true;
-  let status: number;
-  try {
-    status = await dispatch(program, args);
-  } catch (e) {
-    status = program.report(e);
-  }
-  program.output.flush();
-  return status;
+  return runTool(program, () => dispatch(program, args));
 }
 
 async function dispatch(program: Program, args: readonly string[]): Promise<number> {

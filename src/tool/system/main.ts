@@ -11,7 +11,8 @@ import { Daemon } from '../daemon/run.js';
 import { watchInterrupts } from '../interrupt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
-import { Program } from '../program.js';
+import { Program, runTool } from '../program.js';
+import { wordLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
 import type { V86Processor } from '../../machine/v86/processor.js';
@@ -58,21 +59,9 @@ export function systemHelp(name: string): string {
     lines.push(form.length < 30 ? `${form.padEnd(30)} ${doc}` : `${form}\n${' '.repeat(31)}${doc}`);
   }
   const others = [...systemOptions.values()].filter(({ use }) => use === 'accepted');
-  lines.push('', 'Accepted, without effect:', ...wrap(others.map((each) => `-${each.name}`)), '');
+  const words = wordLines(others.map((each) => `-${each.name}`));
+  lines.push('', 'Accepted, without effect:', ...words, '');
   return lines.join('\n');
-}
-
-function wrap(words: readonly string[]): string[] {
-  const lines: string[] = [];
-  let line = ' ';
-  for (const word of words) {
-    if (line.length + word.length > 78) {
-      lines.push(line);
-      line = ' ';
-    }
-    line += ` ${word}`;
-  }
-  return [...lines, line];
 }
 
 /** Runs `vdisk-system ARGS`; resolves to the exit status when it has ended. */
@@ -82,16 +71,15 @@ export async function systemMain(
   output: IoOutput = new ProcessOutput(isTerminal(1)),
 ): Promise<number> {
   const program = new Program(name, output);
-  let status: number;
-  try {
-    status = await new System(program, readSystemOptions(args)).run();
-  } catch (e) {
-    if (e instanceof BugError) throw e;
-    program.error(messageOf(e), e instanceof StartError ? e.hint : undefined);
-    status = 1;
-  }
-  program.output.flush();
-  return status;
+  return runTool(
+    program,
+    () => new System(program, readSystemOptions(args)).run(),
+    (e) => {
+      if (e instanceof BugError) throw e;
+      program.error(messageOf(e), e instanceof StartError ? e.hint : undefined);
+      return 1;
+    },
+  );
 }
 
 class System {
