@@ -17,7 +17,7 @@
  */
 import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
-import { parallelsCreateOptions } from './create-options.js';
+import { parallelsBlockdevCreate, parallelsCreateOptions } from './create-options.js';
 import { isParallels } from './header.js';
 
 export const parallelsDriver: Driver = {
@@ -30,6 +30,7 @@ export const parallelsDriver: Driver = {
   probe: (head) => (isParallels(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openParallels(context),
   createOptions: parallelsCreateOptions,
+  blockdevCreate: parallelsBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createParallels(context);
   },

@@ -12,7 +12,7 @@
 import { blockdevRefOrNull, onFile } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
 import { t } from '../../options/schema.js';
-import { qcowCreateOptions } from './create-options.js';
+import { qcowBlockdevCreate, qcowCreateOptions } from './create-options.js';
 import { isQcow } from './header.js';
 
 const keySecret = t.optional(t.str({ doc: 'ID of the secret that unlocks the image' }));
@@ -36,6 +36,7 @@ export const qcowDriver: Driver = {
   probe: (head) => (isQcow(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openQcow(context),
   createOptions: qcowCreateOptions,
+  blockdevCreate: qcowBlockdevCreate,
   create: async (context) => {
     await (await import('./create.js')).createQcow(context);
   },

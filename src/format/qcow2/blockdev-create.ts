@@ -4,37 +4,21 @@ import {
   blockdevRef,
   createdOnFile,
   luksAmendFields,
-  luksCreateFields,
   preallocMode,
 } from '../../block/blockdev-types.js';
+import { createEncryption, encryptionValues } from '../../block/crypto/create-encryption.js';
 import type { BlockdevAmend, BlockdevCreate, NodeOptions } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { t } from '../../options/schema.js';
 
-const keySecret = t.optional(t.str({ doc: 'ID of the secret that holds the passphrase' }));
-
-const encryption = t.union(
-  'QCryptoBlockCreateOptions',
-  'format',
-  {
-    qcow: t.struct('QCryptoBlockOptionsQCow', { 'key-secret': keySecret }),
-    luks: t.struct('QCryptoBlockCreateOptionsLUKS', luksCreateFields),
-  },
-  { base: { format: t.enumOf('qcow', 'luks', { name: 'QCryptoBlockFormat' }) } },
-);
-
 function valuesOf(options: NodeOptions): CreateValues {
-  const { size, version, encrypt } = options;
+  const { size, version } = options;
   if (typeof size === 'number' && size % 512 !== 0) {
     throw new BlockError('EINVAL', 'Image size must be a multiple of 512 bytes');
   }
-  const values: Record<string, string | number | boolean> = {};
+  const values = encryptionValues(options);
   if (version !== undefined) values['compat'] = version === 'v2' ? '0.10' : '1.1';
-  for (const [name, value] of Object.entries((encrypt as NodeOptions | undefined) ?? {})) {
-    const word = name === 'format' && value === 'qcow' ? 'aes' : value;
-    values[`encrypt.${name}`] = word as string | number | boolean;
-  }
   return values;
 }
 
@@ -47,7 +31,7 @@ export const qcow2BlockdevCreate: BlockdevCreate = {
     version: t.optional(t.enumOf('v2', 'v3', { name: 'BlockdevQcow2Version' })),
     'backing-file': t.optional(t.str({ doc: 'name of the backing file' })),
     'backing-fmt': t.optional(blockdevDriver),
-    encrypt: t.optional(encryption),
+    encrypt: t.optional(createEncryption),
     'cluster-size': t.optional(t.size({ doc: 'bytes of a cluster' })),
     preallocation: t.optional(preallocMode),
     'lazy-refcounts': t.optional(t.bool({ doc: 'postpone refcount updates' })),
