@@ -44,7 +44,7 @@ export class Follow {
 
   /** Until the job is to end. Throws what ends it. */
   async run(job: JobControl): Promise<void> {
-    const { dirty, flush, takeFailure } = this.#init;
+    const { dirty, takeFailure } = this.#init;
     this.#tellTotal(job);
     for (;;) {
       await this.#copyDirty(job);
@@ -52,12 +52,24 @@ export class Follow {
       if (failure !== undefined) await job.ioFailed(failure.operation, failure.cause);
       if (dirty.dirtyBytes > this.#mayStay) continue;
       if (!this.isReady) {
-        await flush();
+        if (!(await this.#flushed(job))) continue;
         this.isReady = true;
         job.ready();
       }
-      if (this.completes || job.isCancelRequested) return;
-      await job.sleep(LOOK_MS);
+      const ends = this.completes || job.isCancelRequested;
+      if (ends && (await this.#flushed(job))) return;
+      if (!ends) await job.sleep(LOOK_MS);
+    }
+  }
+
+  /** Makes what was copied durable, with the job's policy of errors; false: not yet. */
+  async #flushed(job: JobControl): Promise<boolean> {
+    try {
+      await this.#init.flush();
+      return true;
+    } catch (e) {
+      if ((await job.ioFailed('write', e)) === 'ignore') await job.sleep(LOOK_MS);
+      return false;
     }
   }
 
