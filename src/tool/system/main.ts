@@ -102,7 +102,8 @@ class System {
   constructor(program: Program, given: readonly GivenOption[]) {
     this.#program = program;
     this.#given = given;
-    this.#isQtest = acceleratorsOf(given).includes('qtest');
+    const usable = acceleratorsOf(given).filter((each) => accelerators.has(each));
+    this.#isQtest = usable[0] === 'qtest';
     let control: SystemControl | undefined;
     this.#daemon = new Daemon(program, {
       commands: systemProgramCommands,
