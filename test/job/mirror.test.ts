@@ -54,6 +54,30 @@ describe('a mirror', () => {
     },
   );
 
+  it.each(['complete', 'cancel'] as const)(
+    'a flush that fails at the end is answered as on-target-error says (%s)',
+    async (way) => {
+      const made = await lab();
+      const job = await made.mirror({ onTargetError: 'stop' });
+      await until(made, 'ready', () => job.isReady);
+      // Data whose flush failed is lost: the file tells so from then on.
+      made.files.inject({ op: 'flush', path: '/target', code: 'EIO', times: 1 });
+      await made.guest.write(C, filled(10, 7));
+      if (way === 'complete') await job.complete();
+      else await job.cancelByUser(false);
+      for (let round = 0; round < 2; round++) {
+        await until(made, 'stopped', () => job.isUserPaused);
+        expect(made.events.slice(-2)).toEqual(['BLOCK_JOB_ERROR', 'standby']);
+        if (round === 0) job.resumeByUser();
+      }
+      await job.cancelByUser(true);
+      await until(made, 'over', isOver(job));
+      expect(made.guest.node).toBe(made.source);
+      made.old.fill(7, C, C + 10);
+      same(await contentOf(made, 'source'), made.old);
+    },
+  );
+
   it('has no more bytes in flight than its buffer holds', async () => {
     const made = await lab();
     const most = slowWrites(made.files, '/target');

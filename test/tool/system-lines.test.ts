@@ -10,6 +10,7 @@ it.each([
   [['-m', '64,slots=2'], "Option 'slots' is not supported"],
   [['-m', '64,maxmem=1G'], "Option 'maxmem' is not supported"],
   [['-m', '64,foo=1'], "Invalid parameter 'foo'"],
+  [['-display', 'curses'], "-display curses: Display 'curses' is not available"],
   [['-device', 'foo'], "'foo' is not a valid device model name"],
 ])('%j', async (args, text) => {
   const { status, stdout, stderr } = await run(program, [...bare, ...args]);

@@ -204,6 +204,14 @@ class System {
   }
 
   async #machine(): Promise<void> {
+    await this.#each('display', (value) => {
+      const type = value.split(',')[0] ?? '';
+      if (isHelp(type)) throw new Ended('Available display backend types:\nnone\n');
+      if (type !== 'none') {
+        const text = `Display '${type}' is not available, please choose one of: none`;
+        throw new OptionError(text);
+      }
+    });
     const choose = (value: string): void => {
       if (isHelp(value)) throw new Ended(machineHelp());
       if (!parseOpts(value, { implied: 'type' }).values.has('type')) return;
