@@ -11,8 +11,8 @@ const img = binPath('vdisk-img');
 const MIB = 1024 * 1024;
 
 /**
- * Runs, and sends a signal `ms` after there is a journal; the exit status, null when the signal
- * ended it.
+ * Runs, and sends a signal `ms` after something stands in the journal; the exit status, null when
+ * the signal ended it.
  */
 async function stopped(
   folder: string,
@@ -24,7 +24,8 @@ async function stopped(
   const journal = join(folder, `${args[args.indexOf('a.raw') + 1]}.resume`);
   let timer: NodeJS.Timeout | undefined;
   const look = setInterval(() => {
-    if (existsSync(journal)) timer ??= setTimeout(() => child.kill(signal), ms);
+    const written = statSync(journal, { throwIfNoEntry: false })?.size ?? 0;
+    if (written > 0) timer ??= setTimeout(() => child.kill(signal), ms);
   }, 10);
   const status = await new Promise<number | null>((resolve) => {
     child.on('close', resolve);
