@@ -167,6 +167,7 @@ export async function startStream(
     }).catch((e: unknown) => {
       throw prepend('Could not create node: ', e);
     });
+    work.held.thaw = freezeChain(work.held.filter, bottom, options.id);
   };
   const tie = (made: Job): Promise<void> => tieStream(made, work.held, node, bottom, graph);
   const job = await makeJob({ jobs, options, work, before, tie });
@@ -190,7 +191,6 @@ async function tieStream(
   for (let at = below(node); at !== undefined && at !== below(bottom); at = below(at)) {
     await job.addNode(at, 'intermediate node', { perm: 0, shared });
   }
-  held.thaw = freezeChain(filter, bottom, job.id);
   const backend = new Backend({ graph, name: '', perm: Perm.consistentRead, shared: active });
   await backend.attach(filter);
   held.source = backend;

@@ -173,7 +173,9 @@ async function tieCommit(
   await job.addNode(node, 'main node', tied);
   const shared = Perm.writeUnchanged | Perm.write;
   for (let at: BlockNode | undefined = top; at !== undefined && at !== base; at = below(at)) {
-    await job.addNode(at, 'intermediate node', { perm: 0, shared });
+    // A filter on the base shows the base, which stays readable.
+    const reads = skipFilters(at) === base ? Perm.consistentRead : 0;
+    await job.addNode(at, 'intermediate node', { perm: 0, shared: shared | reads });
   }
   await job.addNode(base, 'base', tied);
   held.thaw = freezeChain(filter, base, job.id);

@@ -6,6 +6,7 @@ import type { Child, ChildParent } from '../block/child.js';
 import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
 import type { ThrottleGroup } from '../block/throttle-group.js';
+import { below, filtered } from '../block/status.js';
 import { Perm, Role } from '../block/types.js';
 import type { GraphFacts } from './graph-picture.js';
 import { allBackends } from './devices.js';
@@ -24,7 +25,7 @@ export async function blockDeviceInfo(
   flat: boolean,
   backend?: Backend,
 ): Promise<Facts> {
-  const image = await imageInfo(node, flat);
+  const image = await imageInfo(node, flat, backend !== undefined);
   const backing = node.backing?.node;
   const { cache } = node.flags;
   return {
@@ -34,7 +35,7 @@ export async function blockDeviceInfo(
     drv: node.driver.name,
     backing_file: backing?.filename,
     // QEMU counts while it goes down to tell the images.
-    backing_file_depth: flat ? 0 : backingDepth(node),
+    backing_file_depth: flat ? 0 : backingDepth(node, backend !== undefined),
     active: true,
     encrypted: image['encrypted'] === true,
     detect_zeroes: node.detectZeroes,
@@ -85,14 +86,16 @@ export async function deviceInfo(backend: Backend): Promise<Facts> {
     locked: user?.isLocked ?? false,
     tray_open: user?.hasTray === true ? user.isTrayOpen : undefined,
     'io-status': user?.ioStatus,
-    inserted: backend.isInserted ? await blockDeviceInfo(backend.node, false, backend) : undefined,
+    inserted: backend.isInserted
+      ? await blockDeviceInfo(visible(backend.node), false, backend)
+      : undefined,
   };
 }
 
 /** BlockStats of a device: what it has done, and its node's. */
 export function deviceStats(backend: Backend): Facts {
   const { accounting, user } = backend;
-  const below = backend.isInserted ? nodeStats(backend.node, true) : undefined;
+  const inner = backend.isInserted ? nodeStats(backend.node, true) : undefined;
   const counts: Facts = {};
   for (const [word, kind] of kindWords) {
     const each = accounting[kind];
@@ -108,7 +111,7 @@ export function deviceStats(backend: Backend): Facts {
   return {
     device: backend.name,
     qdev: user?.qdev,
-    'node-name': below?.['node-name'],
+    'node-name': inner?.['node-name'],
     stats: {
       ...counts,
       wr_highest_offset: backend.isInserted ? backend.node.writeHighest : 0,
@@ -117,9 +120,9 @@ export function deviceStats(backend: Backend): Facts {
       account_failed: accounting.accountFailed,
       timed_stats: accounting.intervals().map(timedStats),
     },
-    'driver-specific': below?.['driver-specific'],
-    parent: below?.['parent'],
-    backing: below?.['backing'],
+    'driver-specific': inner?.['driver-specific'],
+    parent: inner?.['parent'],
+    backing: inner?.['backing'],
   };
 }
 
@@ -144,22 +147,29 @@ function timedStats({ seconds, kinds }: IntervalFacts): Facts {
   return facts;
 }
 
-/** ImageInfo of a node, with those of its backing chain unless `flat`. */
-async function imageInfo(node: BlockNode, flat: boolean): Promise<Facts> {
+/** What users see in a node's place: filters that jobs put in without a name are left out. */
+function visible(node: BlockNode): BlockNode {
+  let at = node;
+  for (let file = filtered(at); at.implicit && file !== undefined; file = filtered(at)) at = file;
+  return at;
+}
+
+/**
+ * ImageInfo of a node, with those of its backing chain unless `flat`; as a device's user sees it
+ * (`visibleOnly`), or each node.
+ */
+async function imageInfo(node: BlockNode, flat: boolean, visibleOnly: boolean): Promise<Facts> {
   const own = await nodeInfo(node);
-  const below = flat ? undefined : (node.backing ?? filtered(node));
-  if (below === undefined) return { ...own };
-  return { ...own, 'backing-image': await imageInfo(below.node, flat) };
+  const next = flat ? undefined : below(node);
+  if (next === undefined) return { ...own };
+  const shown = visibleOnly ? visible(next) : next;
+  return { ...own, 'backing-image': await imageInfo(shown, flat, visibleOnly) };
 }
 
-function filtered(node: BlockNode): Child | undefined {
-  return node.driver.kind === 'filter' ? node.file : undefined;
-}
-
-function backingDepth(node: BlockNode): number {
+function backingDepth(node: BlockNode, visibleOnly: boolean): number {
   let depth = 0;
-  for (let at = node.backing ?? filtered(node); at !== undefined; depth++) {
-    at = at.node.backing ?? filtered(at.node);
+  for (let at = below(node); at !== undefined; depth++) {
+    at = below(visibleOnly ? visible(at) : at);
   }
   return depth;
 }
@@ -180,7 +190,9 @@ function bitmapInfos(node: BlockNode): Facts[] | undefined {
 }
 
 /** BlockStats of a node and of the node that stores its data; `chain`: and of its backing file. */
-export function nodeStats(node: BlockNode, chain = false): Facts {
+export function nodeStats(given: BlockNode, chain = false): Facts {
+  const node = chain ? visible(given) : given;
+  const next = chain ? below(node) : undefined;
   const stats: Facts = Object.fromEntries(statsCounters.map((name) => [name, 0]));
   const storage = storageOf(node);
   return {
@@ -194,7 +206,7 @@ export function nodeStats(node: BlockNode, chain = false): Facts {
     },
     'driver-specific': driverStats(node),
     parent: storage === undefined ? undefined : nodeStats(storage, chain),
-    backing: chain && node.backing !== undefined ? nodeStats(node.backing.node, true) : undefined,
+    backing: next === undefined ? undefined : nodeStats(next, true),
   };
 }
 
