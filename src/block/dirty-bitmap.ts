@@ -56,6 +56,11 @@ export class DirtyBitmap {
     return this.enabled || this.#successor?.enabled === true;
   }
 
+  /** What notes writes in this one's stead; undefined: this one does. */
+  get successor(): DirtyBitmap | undefined {
+    return this.#successor;
+  }
+
   /** A job takes the bits: until {@link adopt} or {@link rejoin} writes are noted apart. */
   split(): void {
     const { name, granularity, enabled } = this;

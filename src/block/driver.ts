@@ -17,6 +17,7 @@ import type { FileRun } from '../host/file.js';
 import type { Host } from '../host/host.js';
 import type { Iov } from '../lib/iov.js';
 import type { Child } from './child.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { BlockGraph } from './graph.js';
 import type { BlockNode } from './node.js';
 import type { Backend } from './backend.js';
@@ -237,6 +238,8 @@ export interface DriverInstance {
    * bytes; false: a file of this host that is not cached (O_DIRECT).
    */
   readonly isCached?: boolean | undefined;
+  /** Bitmaps of the driver's own, the newest first: told of, and used by nobody else. */
+  readonly ownBitmaps?: readonly DirtyBitmap[];
   /** Or-ed {@link Req} flags that `write` handles itself (fua, writeUnchanged, …). */
   readonly writeFlags?: number;
   /**

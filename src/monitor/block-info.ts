@@ -176,10 +176,14 @@ function backingDepth(node: BlockNode, visibleOnly: boolean): number {
 
 /** The newest first, as QEMU lists them; undefined when there are none. */
 function bitmapInfos(node: BlockNode): Facts[] | undefined {
-  if (node.dirtyBitmaps.size === 0) return undefined;
-  return [...node.dirtyBitmaps.values()].reverse().map((bitmap) => ({
+  const named = [...node.dirtyBitmaps.values()].reverse();
+  const successors = named.flatMap(({ successor }) => successor ?? []);
+  const anonymous = new Set([...(node.instance.ownBitmaps ?? []), ...successors]);
+  const all = [...anonymous, ...named];
+  if (all.length === 0) return undefined;
+  return all.map((bitmap) => ({
     // That of a job has none.
-    name: bitmap.name === '' ? undefined : bitmap.name,
+    name: bitmap.name === '' || anonymous.has(bitmap) ? undefined : bitmap.name,
     count: bitmap.dirtyBytes,
     granularity: bitmap.granularity,
     recording: bitmap.isRecording && !bitmap.inconsistent,

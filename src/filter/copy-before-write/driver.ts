@@ -93,6 +93,10 @@ class CopyBeforeWrite implements SnapshotAccess {
     this.#copied = newBitmap(length, clusterSize);
   }
 
+  get bitmaps(): readonly DirtyBitmap[] {
+    return [this.#readable, this.#copied, this.copy.pending];
+  }
+
   /** B1 and B3, for the clusters that the range touches. */
   async before(offset: number, bytes: number, flags = 0): Promise<void> {
     if (this.#broken !== undefined || (flags & Req.writeUnchanged) !== 0) return;
@@ -247,6 +251,7 @@ function makeInstance(file: Child, cbw: CopyBeforeWrite): DriverInstance {
       return { perm: perm | needs, shared: shared & ~(Perm.write | Perm.resize) };
     },
     snapshotAccess: cbw,
+    ownBitmaps: cbw.bitmaps,
     drainBegin: () => cbw.settled(),
     close: () => cbw.settled(),
   };
