@@ -5,6 +5,7 @@ import { ich9AhciDevice } from '../device/ich9-ahci/device.js';
 import { ideCdDevice } from '../device/ide-cd/device.js';
 import { ideHdDevice } from '../device/ide-hd/device.js';
 import { isaFdcDevice } from '../device/isa-fdc/device.js';
+import { lsi53c810Device, lsi53c895aDevice } from '../device/lsi53c895a/device.js';
 import {
   pciBridgeDevice,
   pciePciBridgeDevice,
@@ -25,6 +26,8 @@ export const deviceTypes: readonly DeviceType[] = [
   ideCdDevice,
   virtioBlkPciDevice,
   virtioScsiPciDevice,
+  lsi53c895aDevice,
+  lsi53c810Device,
   scsiHdDevice,
   scsiCdDevice,
   pciBridgeDevice,
@@ -37,6 +40,7 @@ export const deviceTypes: readonly DeviceType[] = [
 export const deviceAliases: Readonly<Record<string, string>> = {
   ahci: 'ich9-ahci',
   'virtio-blk': 'virtio-blk-pci',
+  lsi: 'lsi53c895a',
   'virtio-scsi': 'virtio-scsi-pci',
   'virtio-mouse': 'virtio-mouse-pci',
 };
