@@ -168,6 +168,7 @@ export class BlockLayer {
   async closeGraph(more?: () => Promise<void>): Promise<void> {
     this.monitor.stop();
     if (!this.#quitting) await this.monitor.idle();
+    await this.graph.hurryAll();
     await this.jobs.close();
     await this.exports.close();
     await more?.();

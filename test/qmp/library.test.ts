@@ -121,3 +121,19 @@ it('ends as clients of a monitor end it: quit closes images', async () => {
   await layer.execute('quit');
   expect(layer.graph.nodes.size).toBe(0);
 });
+
+it('ends at once though a job waits for a limit', { timeout: 20_000 }, async () => {
+  // A second for each block of 4096 bytes.
+  const limits = { 'bps-read': 4096 };
+  await layer.execute('object-add', { 'qom-type': 'throttle-group', id: 'slow', limits });
+  const add = (options: CommandArguments<'blockdev-add'>): Promise<unknown> =>
+    layer.execute('blockdev-add', options);
+  await add({ driver: 'null-co', 'node-name': 'plain', size: 4 * SIZE });
+  const source = { driver: 'throttle', 'node-name': 'source', file: 'plain' };
+  await add({ ...source, 'throttle-group': 'slow' });
+  await add({ driver: 'null-co', 'node-name': 'target', size: 4 * SIZE });
+  const ends = { device: 'source', target: 'target' };
+  await layer.execute('blockdev-mirror', { 'job-id': 'm', ...ends, sync: 'full' });
+  await layer.close();
+  layer = await createBlockLayer();
+});
