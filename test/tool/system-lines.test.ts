@@ -18,3 +18,15 @@ it.each([
   expect(stderr).toContain(text);
   expect([status, stdout]).toEqual([1, '']);
 });
+
+it('a disk has sectors of 512 bytes whatever its image wants to be read in', async () => {
+  const drive = 'file=blkdebug::null-co://,driver=blkdebug,align=65536';
+  const { status, stdout, stderr } = await run(
+    program,
+    [...bare, '-drive', drive, '-monitor', 'stdio'],
+    { input: 'qemu-io ide0-hd0 "read 512 512"\nquit\n' },
+  );
+  expect(stderr).toBe('');
+  expect(stdout).toContain('read 512/512 bytes at offset 512');
+  expect(status).toBe(0);
+});

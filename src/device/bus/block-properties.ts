@@ -18,7 +18,7 @@ export const blockProperties = {
   backend_defaults: t.enumOf('auto', 'on', 'off', { name: 'OnOffAuto', default: 'auto' }),
   logical_block_size: t.size({
     default: 0,
-    doc: 'A power of two between 512 B and 2 MiB; 0: 512, or what the medium demands',
+    doc: 'A power of two between 512 B and 2 MiB; 0: 512',
   }),
   physical_block_size: t.size({
     default: 0,
@@ -87,10 +87,9 @@ function checkSize(name: string, value: number): void {
 }
 
 /** Checks block sizes and fills in what is 0. Throws OptionError. */
-export function blockSizes(given: BlockProperties, drive: Backend): BlockSizes {
-  const limit = drive.isInserted ? drive.node.limits.requestAlignment : MIN_BLOCK;
-  const logical =
-    given.logical_block_size === 0 ? Math.max(MIN_BLOCK, limit) : given.logical_block_size;
+export function blockSizes(given: BlockProperties): BlockSizes {
+  // What the image demands beyond that is the block layer's affair.
+  const logical = given.logical_block_size === 0 ? MIN_BLOCK : given.logical_block_size;
   const physical = given.physical_block_size === 0 ? logical : given.physical_block_size;
   checkSize('logical_block_size', logical);
   checkSize('physical_block_size', physical);

@@ -69,7 +69,7 @@ class Floppy implements Device {
 
   async #attach(backend: Backend, claim: Claim, unit: number): Promise<void> {
     const { options } = this.#init;
-    const sizes = blockSizes({ ...options, bootindex: -1 }, backend);
+    const sizes = blockSizes({ ...options, bootindex: -1 });
     if (sizes.logical !== SECTOR || sizes.physical !== SECTOR) {
       throw new OptionError('Physical and logical block size must be 512 for floppy');
     }

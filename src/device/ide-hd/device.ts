@@ -84,7 +84,7 @@ export class IdeHd implements Device {
     if (backend.node.readOnly) throw new OptionError("Can't use a read-only drive");
     const number = this.bus.index * 2 + place.number;
     const names = ideNames(options, 'QEMU HARDDISK', number);
-    const sizes = blockSizes(options, backend);
+    const sizes = blockSizes(options);
     if (sizes.logical !== 512) throw new OptionError('logical_block_size must be 512 for IDE');
     const drive = await claim({
       user: fixedUser(this.id ?? `/machine/unattached/ide${number}`),

@@ -139,7 +139,7 @@ class ScsiHd extends ScsiDevice<Infer<typeof diskProperties>> {
     const { options } = this.init;
     if (options.drive === undefined) throw new OptionError('drive property not set');
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
-    const sizes = blockSizes(options, backend);
+    const sizes = blockSizes(options);
     const isReadOnly = backend.node.readOnly;
     const drive = await claim({ user: fixedUser(qdev), isReadOnly, resized: () => undefined });
     await diskGeometry(options, bounds, backend);

@@ -133,7 +133,7 @@ class VirtioBlkPci implements Device, VirtioModel {
   async #attach(backend: Backend, claim: Claim, devfn: number): Promise<void> {
     const { options } = this.#init;
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
-    const sizes = blockSizes(options, backend);
+    const sizes = blockSizes(options);
     const isReadOnly = backend.node.readOnly;
     const drive = await claim({
       user: fixedUser(this.id ?? `/machine/unattached/virtio-blk-${devfn}`),
