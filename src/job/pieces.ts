@@ -131,8 +131,10 @@ export async function doPieces(job: JobControl, work: PieceWork): Promise<void> 
       const piece = again.shift() ?? order.begun(await work.next());
       if (piece === undefined) {
         await quiet();
-        if (failed.length === 0) return;
-        continue;
+        if (failed.length > 0) continue;
+        // Who paused the job sees it paused, not ended.
+        if (job.isHeld) await job.pausePoint();
+        return;
       }
       if (!piece.copy) {
         order.done(piece);
