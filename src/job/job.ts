@@ -357,6 +357,11 @@ export class Job implements JobControl, ChildParent {
     node.opBlockers.add(this.#blocker);
   }
 
+  /** Whether the job is tied to a node. */
+  uses(node: BlockNode): boolean {
+    return this.#edges.some((edge) => edge.node === node);
+  }
+
   /** Lets go of all nodes. */
   async releaseNodes(): Promise<void> {
     for (const edge of this.#edges) edge.node.opBlockers.delete(this.#blocker);

@@ -8,6 +8,7 @@ import { drivers } from '../../catalog/drivers.js';
 import { toHostError } from '../../host/node/errors.js';
 import { nodeHost } from '../../host/node/index.js';
 import type { ByteStream, HostSockets } from '../../host/socket.js';
+import type { JobList } from '../../job/job-list.js';
 import { BlockLayer } from '../../monitor/block-layer.js';
 import { Chardevs } from '../../monitor/chardevs.js';
 import { addNode } from '../../monitor/commands/blockdev.js';
@@ -86,6 +87,10 @@ export class Daemon {
 
   get #hasMachine(): boolean {
     return this.#layer.machine !== undefined;
+  }
+
+  get jobs(): JobList {
+    return this.#layer.jobs;
   }
 
   get graph(): BlockGraph {

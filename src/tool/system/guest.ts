@@ -148,7 +148,10 @@ export function machineInit(init: GuestInit): MachineInit {
     emit: (name, data) => {
       daemon.emit(name, data);
     },
-    onDriveLeft: (drive) => control.removeDrive(drive.name),
+    onDriveLeft: async (drive) => {
+      for (const job of daemon.jobs.all) if (job.uses(drive.node)) void job.cancel(false);
+      await control.removeDrive(drive.name);
+    },
     onRunState: (isRunning, reason) => {
       control.machineRuns(isRunning, reason);
     },
