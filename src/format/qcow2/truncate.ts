@@ -1,6 +1,6 @@
 /** Changing the virtual size, with preallocation. Texts follow QEMU. */
 import type { TruncateOptions } from '../../block/driver.js';
-import { BlockError, prepend, withErrno } from '../../block/errors.js';
+import { BlockError, isNotSupported, prepend, withErrno } from '../../block/errors.js';
 import { zeroIov } from '../../block/request.js';
 import type { Preallocation } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
@@ -96,10 +96,15 @@ async function clearTail(
   const stored = prealloc !== 'off' && !g.extendedL2;
   if (!backed && !stored && tail.isZero()) return;
   if (g.extendedL2 && size % g.subclusterSize === 0 && end % g.subclusterSize === 0) {
-    await writeZeroes(image, size, end - size, 0);
-  } else {
-    await image.writes.write(size, zeroIov(end - size));
+    try {
+      await writeZeroes(image, size, end - size, 0);
+      return;
+    } catch (e) {
+      // A compressed cluster has no subclusters.
+      if (!isNotSupported(e)) throw e;
+    }
   }
+  await image.writes.write(size, zeroIov(end - size));
 }
 
 /** L2 tables that map nothing any more are released; the L1 table keeps its length. */
