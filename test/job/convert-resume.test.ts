@@ -71,19 +71,15 @@ async function attempt(files: FakeFiles, { format, texts, more }: Case): Promise
   }
 }
 
-/** All of the target; it is clean, but for clusters that leaked, which a repair gives back. */
+/** All of the target; it is clean. */
 async function result(files: FakeFiles, format: string): Promise<Uint8Array> {
   const graph = testGraph({ host: fakeHost({ files }) });
-  files.cutAfter(Number.MAX_SAFE_INTEGER);
-  const image = { filename: '/target', options: { driver: format }, flags: { writable: true } };
-  const target = await graph.openBackend(image);
-  const how = { fixLeaks: true, fixErrors: false, report: () => undefined };
-  const found = await target.node.instance.check?.(how);
-  expect(found?.corruptions ?? 0).toBe(0);
-  const repaired = await target.node.instance.check?.({ ...how, fixLeaks: false });
-  expect([repaired?.corruptions ?? 0, repaired?.leaks ?? 0]).toEqual([0, 0]);
+  const target = await graph.openBackend({ filename: '/target', options: { driver: format } });
   const out = new Uint8Array(target.size);
   await target.read(0, Iov.of(out));
+  const how = { fixLeaks: false, fixErrors: false, report: () => undefined };
+  const found = await target.node.instance.check?.(how);
+  expect([found?.corruptions ?? 0, found?.leaks ?? 0]).toEqual([0, 0]);
   await target.close();
   await graph.close();
   return out;

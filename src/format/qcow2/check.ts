@@ -17,7 +17,7 @@
 import type { CheckOptions, CheckResult } from '../../block/driver.js';
 import { BlockError, messageOf } from '../../block/errors.js';
 import type { Comparison } from './check-compare.js';
-import { compareRefcounts } from './check-compare.js';
+import { compareRefcounts, dropRefcountsPastEnd } from './check-compare.js';
 import { checkCopied } from './check-copied.js';
 import { MappingCheck } from './check-mapping.js';
 import { rebuildRefcounts } from './check-rebuild.js';
@@ -173,6 +173,7 @@ async function checkRefcounts(run: CheckRun): Promise<void> {
       Object.assign(result, before);
       compared = await compareRefcounts(run, { fixLeaks, fixErrors });
     }
+    if (fixLeaks) await dropRefcountsPastEnd(run, compared.end);
   }
   // Leaks alone: flags are set right only where the refcounts are known to be.
   const isSound = result.checkErrors === 0 && result.corruptions === 0 && result.leaks === 0;
