@@ -51,7 +51,7 @@ export const preallocMode = t.enumOf('off', 'metadata', 'falloc', 'full', {
 /** Fields that blockdev-create takes for every format on a file. */
 export const createdOnFile = {
   file: blockdevRef,
-  size: t.size({ doc: 'virtual size in bytes' }),
+  size: t.size64({ doc: 'virtual size in bytes' }),
 } satisfies Fields;
 
 const cipherAlgo = t.enumOf(

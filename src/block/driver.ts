@@ -391,6 +391,8 @@ export interface BlockdevCreate {
    * BlockError for what only QMP's form refuses.
    */
   values?(options: NodeOptions): CreateValues;
+  /** What is said of a size that the format cannot have; default "Image size is too large". */
+  tooLarge?(size: number | bigint): string;
   /** Nodes beside `file`, in the order in which `create` asks for files of their names. */
   others?(options: NodeOptions): readonly (string | NodeOptions)[];
 }

@@ -84,6 +84,7 @@ export class BlockGraph {
   readonly #tlsCredentials: ((id: string) => Promise<TlsCredentials>) | undefined;
   readonly #permLock = new Mutex();
   #nextName = 0;
+  #warnings = 0;
 
   constructor(init: GraphInit) {
     this.host = init.host;
@@ -119,7 +120,13 @@ export class BlockGraph {
   }
 
   warn(message: string): void {
+    this.#warnings++;
     this.#onWarning(message);
+  }
+
+  /** How often {@link warn} was called. */
+  get warnings(): number {
+    return this.#warnings;
   }
 
   /** Tells of something that QMP has an event for. */

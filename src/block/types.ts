@@ -129,3 +129,12 @@ export interface CacheMode {
 
 /** Largest offset that requests reach: 2^53 - 1, rounded down to a sector. */
 export const MAX_LENGTH = Number.MAX_SAFE_INTEGER - 511;
+
+/** Largest length that QEMU gives any node. */
+const QEMU_MAX_LENGTH = 2n ** 63n - 2n ** 30n;
+
+/** What QEMU says of a length that none of its nodes can have; undefined of a shorter one. */
+export function tooLongForAny(bytes: number | bigint): string | undefined {
+  if (bytes <= QEMU_MAX_LENGTH) return undefined;
+  return `offset(${String(bytes)}) exceeds maximum(${String(QEMU_MAX_LENGTH)})`;
+}

@@ -54,9 +54,17 @@ async function create(
     for (const each of how.others?.(options) ?? []) others.push(await open(each));
     const dataFile = others[0]?.filename;
     const values = dataFile === undefined ? own : { ...own, data_file: dataFile };
+    const { size } = options;
+    // From 2^53 on; no format has such sizes.
+    if (typeof size === 'bigint') throw new BlockError('EFBIG');
     await write(graph, driver, values, main?.filename ?? String(options['filename']), (name) =>
       name === undefined ? main : others.shift(),
     );
+  } catch (e) {
+    if (errorCode(e) !== 'EFBIG') throw e;
+    const size = options['size'] as number | bigint;
+    const text = how.tooLarge?.(size) ?? 'Image size is too large';
+    throw new BlockError('EFBIG', text, { cause: e });
   } finally {
     for (const node of nodes.reverse()) await graph.release(node);
   }
@@ -69,21 +77,16 @@ async function write(
   filename: string,
   nodeFor: (name: string | undefined) => BlockNode | undefined,
 ): Promise<void> {
-  try {
-    if ((values.size ?? 0) > (driver.maxSize ?? MAX_LENGTH)) throw new BlockError('EFBIG');
-    await driver.create?.({
-      graph,
-      host: graph.host,
-      filename,
-      values,
-      keepsFiles: true,
-      // Of the others a data file may hold a disk already, which the image is to show.
-      createFile: (bytes, name) => useFile(graph, nodeFor(name), bytes, name === undefined),
-    });
-  } catch (e) {
-    if (errorCode(e) !== 'EFBIG') throw e;
-    throw new BlockError('EFBIG', 'Image size is too large', { cause: e });
-  }
+  if ((values.size ?? 0) > (driver.maxSize ?? MAX_LENGTH)) throw new BlockError('EFBIG');
+  await driver.create?.({
+    graph,
+    host: graph.host,
+    filename,
+    values,
+    keepsFiles: true,
+    // Of the others a data file may hold a disk already, which the image is to show.
+    createFile: (bytes, name) => useFile(graph, nodeFor(name), bytes, name === undefined),
+  });
 }
 
 /** A node to write an image into; `empties`: what it holds goes, where it can be cut off. */

@@ -172,13 +172,17 @@ export class BlockLayer {
     await this.jobs.close();
     await this.exports.close();
     await more?.();
+    const failures: string[] = [];
     for (const node of this.owned) {
       await node.flush().catch((e: unknown) => {
-        this.#warn(`Cannot flush node '${node.name}': ${messageOf(e)}`);
+        failures.push(`Cannot flush node '${node.name}': ${messageOf(e)}`);
       });
     }
     this.owned.clear();
+    const before = this.graph.warnings;
     await this.graph.close();
+    // Formats say themselves what of an image could not be stored.
+    if (this.graph.warnings === before) for (const failure of failures) this.#warn(failure);
   }
 
   /** Ends all: what {@link closeGraph} does, then monitors and character devices. */

@@ -151,7 +151,7 @@ function parseSizeValue(
   value: unknown,
   at: Place,
   how: ParseHow,
-): number {
+): number | bigint {
   if (how.from === 'opts' && typeof value === 'string') return optSize(at.path, value);
   if (how.from === 'keyval' && typeof value === 'string' && shape.qapi === 'size') {
     const size = parseSize(value);
@@ -160,6 +160,11 @@ function parseSizeValue(
     throw expects(full(at), at, `a value from 0 to ${MAX_SIZE_TEXT}`);
   }
   const unsigned = shape.qapi === 'size';
+  if (shape.wide === true) {
+    const exact = parseInt64(value, at, how, unsigned);
+    const near = Number(exact);
+    return Number.isSafeInteger(near) ? near : exact;
+  }
   const integer = { kind: 'int', type: undefined, unsigned, min: 0 } as const;
   return parseInt({ ...integer, max: Number.MAX_SAFE_INTEGER }, value, at, how);
 }

@@ -97,7 +97,7 @@ export interface Alternatives {
 /** The structure of a declaration, as plain data. */
 export type Shape =
   | { readonly kind: 'str' | 'bool' | 'number' | 'null' | 'any' | 'id64' }
-  | { readonly kind: 'size'; readonly qapi: 'size' | 'int' }
+  | { readonly kind: 'size'; readonly qapi: 'size' | 'int'; readonly wide?: boolean }
   | {
       readonly kind: 'int';
       /** Name of C's type in error texts, or undefined when min and max are no C type's. */
@@ -246,6 +246,12 @@ export const t = {
   /** A number of bytes; with suffixes (`64k`, `1.5G`) on a command line. */
   size: <const M extends SizeMeta<number>>(meta?: M): Decl<number, PresenceOf<M>> =>
     make({ kind: 'size', qapi: meta?.qapi ?? 'size' }, meta),
+
+  /** A number of bytes of 64 bits, a bigint from 2^53 on: who takes it says what is too much. */
+  size64: <const M extends SizeMeta<number | bigint>>(
+    meta?: M,
+  ): Decl<number | bigint, PresenceOf<M>> =>
+    make({ kind: 'size', qapi: meta?.qapi ?? 'size', wide: true }, meta),
 
   /** A floating-point number. */
   number: <const M extends Meta<number>>(meta?: M): Decl<number, PresenceOf<M>> =>

@@ -115,7 +115,7 @@ export class LuksVolume {
   static describe(h: LuksHeader): Record<string, unknown> {
     return {
       'ivgen-alg': h.ivgen ?? 'plain',
-      ...(h.ivgenHash === undefined ? {} : { 'ivgen-hash-alg': h.ivgenHash }),
+      ...(h.ivgen !== 'essiv' ? {} : { 'ivgen-hash-alg': h.ivgenHash ?? 'sha256' }),
       'detached-header': h.payloadOffsetSectors === 0,
       'hash-alg': h.hash,
       'cipher-alg': h.cipher,

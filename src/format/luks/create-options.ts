@@ -49,6 +49,7 @@ export const luksBlockdevCreate: BlockdevCreate = {
     ...luksCreateFields,
     preallocation: t.optional(preallocMode),
   }),
+  tooLarge: () => 'The requested file size is too large',
   values: ({ file, header }) => {
     if (header !== undefined) {
       throw new BlockError('ENOTSUP', "Option 'header' of blockdev-create is not supported");

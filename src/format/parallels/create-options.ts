@@ -6,13 +6,30 @@ import type { CreateValues } from '../../options/create-options.js';
 import { createOptions } from '../../options/create-options.js';
 import { t } from '../../options/schema.js';
 
+/** Bytes of a cluster unless told. */
+const CLUSTER_BYTES = 1048576;
+
 export const parallelsCreateOptions = createOptions({
   size: { type: 'size', help: 'Virtual disk size' },
-  cluster_size: { type: 'size', default: '1048576', help: 'Parallels image cluster size' },
+  cluster_size: {
+    type: 'size',
+    default: String(CLUSTER_BYTES),
+    help: 'Parallels image cluster size',
+  },
 });
+
+/** From here on QEMU takes no clusters. */
+const CLUSTER_END = (2n ** 63n - 1n) / 2n ** 32n;
+
+const tooLarge = (): string => 'Image size is too large for this cluster size';
 
 /** `-o` rounds up instead. */
 function checkSizes(options: NodeOptions): CreateValues {
+  const clusterSize = BigInt((options['cluster-size'] ?? CLUSTER_BYTES) as number | bigint);
+  if (clusterSize >= CLUSTER_END) throw new BlockError('EINVAL', 'Cluster size is too large');
+  if (BigInt(options['size'] as number | bigint) >= clusterSize * 2n ** 32n) {
+    throw new BlockError('EFBIG', tooLarge());
+  }
   for (const [name, what] of [
     ['size', 'Image size'],
     ['cluster-size', 'Cluster size'],
@@ -28,7 +45,8 @@ function checkSizes(options: NodeOptions): CreateValues {
 export const parallelsBlockdevCreate: BlockdevCreate = {
   decl: t.struct('BlockdevCreateOptionsParallels', {
     ...createdOnFile,
-    'cluster-size': t.optional(t.size({ doc: 'bytes of a cluster' })),
+    'cluster-size': t.optional(t.size64({ doc: 'bytes of a cluster' })),
   }),
   values: checkSizes,
+  tooLarge,
 };

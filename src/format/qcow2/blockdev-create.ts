@@ -9,17 +9,24 @@ import {
 import { createEncryption, encryptionValues } from '../../block/crypto/create-encryption.js';
 import type { BlockdevAmend, BlockdevCreate, NodeOptions } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { tooLongForAny } from '../../block/types.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { t } from '../../options/schema.js';
 
 function valuesOf(options: NodeOptions): CreateValues {
   const { size, version } = options;
-  if (typeof size === 'number' && size % 512 !== 0) {
+  if (BigInt(size as number | bigint) % 512n !== 0n) {
     throw new BlockError('EINVAL', 'Image size must be a multiple of 512 bytes');
   }
   const values = encryptionValues(options);
   if (version !== undefined) values['compat'] = version === 'v2' ? '0.10' : '1.1';
   return values;
+}
+
+/** Each limit of QEMU's in its own words. */
+function tooLarge(size: number | bigint): string {
+  const what = size >= 2n ** 63n ? 'Image size cannot be negative' : tooLongForAny(size);
+  return `Could not resize image: ${what ?? 'Failed to grow the L1 table: File too large'}`;
 }
 
 export const qcow2BlockdevCreate: BlockdevCreate = {
@@ -39,6 +46,7 @@ export const qcow2BlockdevCreate: BlockdevCreate = {
     'compression-type': t.optional(t.enumOf('zlib', 'zstd', { name: 'Qcow2CompressionType' })),
   }),
   values: valuesOf,
+  tooLarge,
   others: (options) => {
     const ref = options['data-file'];
     return ref === undefined ? [] : [ref as string | NodeOptions];

@@ -17,6 +17,7 @@ export async function closeImage(image: Qcow2Image): Promise<void> {
   await keepBitmaps(image);
   try {
     await settle(image);
+    await image.file.flush();
   } catch (e) {
     if (!(e instanceof BlockError && e.code === 'ENOMEDIUM')) await tellUnsettled(image, e);
     return;

@@ -4,6 +4,7 @@ import type { BlockdevCreate } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { createOptions } from '../../options/create-options.js';
 import { t } from '../../options/schema.js';
+import { tooLarge } from './header.js';
 
 export const vdiCreateOptions = createOptions({
   size: { type: 'size', help: 'Virtual disk size' },
@@ -16,6 +17,7 @@ export const vdiBlockdevCreate: BlockdevCreate = {
     ...createdOnFile,
     preallocation: t.optional(preallocMode),
   }),
+  tooLarge,
   values: ({ preallocation }) => {
     if (preallocation === undefined || preallocation === 'off') return { preallocation: 'off' };
     if (preallocation === 'metadata') return { static: true, preallocation: 'off' };

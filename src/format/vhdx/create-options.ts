@@ -4,6 +4,7 @@ import type { BlockdevCreate } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { createOptions } from '../../options/create-options.js';
 import { t } from '../../options/schema.js';
+import { Limit } from './layout.js';
 
 export const vhdxCreateOptions = createOptions({
   size: { type: 'size', help: 'Virtual disk size, at most 64 TiB' },
@@ -35,14 +36,20 @@ export const vhdxBlockdevCreate: BlockdevCreate = {
     subformat: t.optional(t.enumOf('dynamic', 'fixed', { name: 'BlockdevVhdxSubformat' })),
     'block-state-zero': t.optional(t.bool({ doc: 'blocks of a new disk are marked as zero' })),
   }),
+  tooLarge: () => 'Image size too large; max of 64TB',
   values: ({ 'log-size': log, 'block-size': block }) => {
     // Sizes of `-o` are rounded.
     for (const [what, size] of [
       ['Log', log],
       ['Block', block],
     ] as const) {
-      if (typeof size !== 'number' || size % MIB === 0) continue;
-      throw new BlockError('EINVAL', `${what} size must be a multiple of 1 MB`);
+      if (typeof size !== 'number') continue;
+      if (size % MIB !== 0 || (what === 'Block' && size === 0)) {
+        throw new BlockError('EINVAL', `${what} size must be a multiple of 1 MB`);
+      }
+    }
+    if (typeof block === 'number' && block > Limit.maxBlock) {
+      throw new BlockError('EINVAL', `Block size must not exceed ${String(Limit.maxBlock)}`);
     }
     return {};
   },

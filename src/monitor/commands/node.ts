@@ -6,7 +6,7 @@ import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
 import { reopenNode } from '../../block/reopen.js';
 import { below } from '../../block/status.js';
-import { Perm } from '../../block/types.js';
+import { Perm, tooLongForAny } from '../../block/types.js';
 import { t } from '../../options/schema.js';
 import { defineCommand } from '../command.js';
 import { QmpError } from '../qmp-error.js';
@@ -34,17 +34,21 @@ const blockResize = defineCommand({
   args: t.struct('q_obj_block_resize-arg', {
     device: t.optional(t.str({ doc: 'device' })),
     'node-name': t.optional(t.str({ doc: 'node' })),
-    size: t.int({}, { doc: 'new length in bytes' }),
+    size: t.size64({ qapi: 'int', doc: 'new length in bytes' }),
   }),
   since: '0.14',
   run: async ({ graph }, args) => {
     const node = lookupNode(graph, args.device, args['node-name']);
-    if (args.size < 0) throw new QmpError("Parameter 'size' expects a >0 size");
+    const { size } = args;
+    if (size < 0) throw new QmpError("Parameter 'size' expects a >0 size");
+    if (typeof size === 'bigint') {
+      throw new BlockError('EFBIG', tooLongForAny(size) ?? 'Image size is too large');
+    }
     checkOp(node, 'resize');
     await withResize(graph, node, async () => {
       await graph.drainBegin(node);
       try {
-        await node.truncate(args.size, { exact: false });
+        await node.truncate(size, { exact: false });
       } finally {
         graph.drainEnd(node);
       }
