@@ -18,6 +18,8 @@ export interface PciHotplugInit {
   readonly buses: () => readonly PciBus[];
   /** Takes a device out for good. */
   readonly depart: (device: Device) => Promise<void>;
+  /** Tells the guest that it shall look at the registers. */
+  readonly notify: () => void;
 }
 
 export class PciHotplug {
@@ -34,12 +36,15 @@ export class PciHotplug {
 
   /** A device came while the guest ran. */
   arrived(device: Device): void {
-    if (device.pciSlot?.() !== undefined) this.#arrived.add(device);
+    if (device.pciSlot?.() === undefined) return;
+    this.#arrived.add(device);
+    this.#init.notify();
   }
 
   /** A device shall go when the guest lets it. */
   ask(device: Device): void {
     this.#leaving.add(device);
+    this.#init.notify();
   }
 
   /** A device is gone. */

@@ -90,6 +90,8 @@ const DEFAULT_BOOT = 'cad';
 /** The system control interrupt, and where the pc's power management function is. */
 const SCI = 9;
 const POWER_MANAGEMENT = 0x0b;
+/** The general-purpose event that says that PCI devices come or shall go. */
+const PCI_EVENT = 1;
 
 export class Machine {
   readonly type: MachineType;
@@ -117,6 +119,7 @@ export class Machine {
   readonly #hotplug = new PciHotplug({
     buses: () => pciBuses(this.buses),
     depart: (device) => this.#depart(device),
+    notify: () => this.power?.notify(PCI_EVENT),
   });
   /** Backends that were made for a `drive=` that names a node. */
   readonly #anonymous = new Set<Backend>();
