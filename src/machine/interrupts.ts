@@ -33,37 +33,39 @@ export class Interrupts {
 
 /** Lines of PCI slots to inputs, as a chipset's registers route them. */
 export class PinRouter {
-  readonly #lines: readonly IrqLine[];
-  readonly #asserted: Set<string>[];
+  readonly #inputs: readonly IrqLine[];
+  readonly #asserted: readonly Set<string>[];
   readonly #routes: (number | undefined)[];
 
   /** `count`: of the chipset's own lines (PIRQ A to D, or to H). */
   constructor(interrupts: Interrupts, count: number) {
-    this.#lines = Array.from({ length: INPUTS }, (_, i) => interrupts.line(i));
+    this.#inputs = Array.from({ length: INPUTS }, (_, i) => interrupts.line(i));
     this.#asserted = Array.from({ length: count }, () => new Set<string>());
     this.#routes = Array.from({ length: count }, () => undefined);
   }
 
   /** Sets where line `pirq` goes; undefined: nowhere. */
   route(pirq: number, input: number | undefined): void {
+    const before = this.#routes[pirq];
     this.#routes[pirq] = input;
-    this.#update();
+    if (before !== undefined) this.#update(before);
+    if (input !== undefined) this.#update(input);
   }
 
   /** Somebody asserts line `pirq` or stops doing so. */
   set(pirq: number, source: string, level: boolean): void {
-    if (level) this.#asserted[pirq]?.add(source);
-    else this.#asserted[pirq]?.delete(source);
-    this.#update();
+    const asserted = this.#asserted[pirq];
+    const input = this.#routes[pirq];
+    if (level) asserted?.add(source);
+    else asserted?.delete(source);
+    if (input !== undefined) this.#update(input);
   }
 
-  #update(): void {
-    const high = new Set<number>();
-    this.#routes.forEach((input, pirq) => {
-      if (input !== undefined && (this.#asserted[pirq]?.size ?? 0) > 0) high.add(input);
-    });
-    this.#lines.forEach((line, input) => {
-      line.set(high.has(input));
-    });
+  #update(input: number): void {
+    let isHigh = false;
+    for (let pirq = 0; pirq < this.#routes.length; pirq++) {
+      if (this.#routes[pirq] === input && this.#asserted[pirq]!.size > 0) isHigh = true;
+    }
+    this.#inputs[input]?.set(isHigh);
   }
 }

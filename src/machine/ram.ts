@@ -5,6 +5,8 @@
 import type { GuestMemory } from '../host/guest-memory.js';
 
 const FOUR_GIB = 2 ** 32;
+/** Up to so many bytes it is faster to copy one by one than to make a view. */
+const FEW_BYTES = 64;
 
 export class GuestRam implements GuestMemory {
   readonly bytes: number;
@@ -29,6 +31,11 @@ export class GuestRam implements GuestMemory {
   }
 
   read(address: number, out: Uint8Array): void {
+    const { length } = out;
+    if (length <= FEW_BYTES && address + length <= this.lowBytes) {
+      for (let i = 0; i < length; i++) out[i] = this.#low[address + i]!;
+      return;
+    }
     const view = this.tryView(address, out.length);
     if (view !== undefined) {
       out.set(view);
@@ -41,6 +48,11 @@ export class GuestRam implements GuestMemory {
   }
 
   write(address: number, data: Uint8Array): void {
+    const { length } = data;
+    if (length <= FEW_BYTES && address + length <= this.lowBytes) {
+      for (let i = 0; i < length; i++) this.#low[address + i] = data[i]!;
+      return;
+    }
     const view = this.tryView(address, data.length);
     if (view !== undefined) {
       view.set(data);

@@ -5,7 +5,13 @@ const HEADER_BYTES = 32;
 const TABLE_REGIONS = 0x80;
 const TABLE_PACKET = 0x40;
 const REGION_BYTES = 16;
-const FIS_BYTES = 64;
+/** Of a command FIS; there is room for more that no command has. */
+const FIS_BYTES = 20;
+/** Headers, regions and counts are looked at one at a time, in one place. */
+const scratch = new Uint8Array(16);
+const scratchView = new DataView(scratch.buffer);
+const countBytes = new Uint8Array(4);
+const countView = new DataView(countBytes.buffer);
 
 export class AhciCommand {
   readonly slot: number;
@@ -25,14 +31,12 @@ export class AhciCommand {
     this.#memory = memory;
     this.slot = slot;
     this.#header = list + HEADER_BYTES * slot;
-    const raw = new Uint8Array(16);
-    memory.read(this.#header, raw);
-    const view = new DataView(raw.buffer);
-    const flags = view.getUint32(0, true);
+    memory.read(this.#header, scratch);
+    const flags = scratchView.getUint32(0, true);
     this.isPacket = (flags & 0x20) !== 0;
     this.#regions = flags >>> 16;
-    const low = (view.getUint32(8, true) & ~0x7f) >>> 0;
-    this.#table = view.getUint32(12, true) * 2 ** 32 + low;
+    const low = (scratchView.getUint32(8, true) & ~0x7f) >>> 0;
+    this.#table = scratchView.getUint32(12, true) * 2 ** 32 + low;
     memory.read(this.#table, this.fis);
   }
 
@@ -57,18 +61,15 @@ export class AhciCommand {
 
   #region(): boolean {
     if (this.#next >= this.#regions) return false;
-    const raw = new Uint8Array(REGION_BYTES);
-    this.#memory.read(this.#table + TABLE_REGIONS + REGION_BYTES * this.#next++, raw);
-    const view = new DataView(raw.buffer);
-    this.#address = view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
-    this.#left = (view.getUint32(12, true) & 0x3f_ffff) + 1;
+    this.#memory.read(this.#table + TABLE_REGIONS + REGION_BYTES * this.#next++, scratch);
+    this.#address = scratchView.getUint32(4, true) * 2 ** 32 + scratchView.getUint32(0, true);
+    this.#left = (scratchView.getUint32(12, true) & 0x3f_ffff) + 1;
     return true;
   }
 
   /** Tells how many bytes were moved. */
   report(): void {
-    const raw = new Uint8Array(4);
-    new DataView(raw.buffer).setUint32(0, this.moved, true);
-    this.#memory.write(this.#header + 4, raw);
+    countView.setUint32(0, this.moved, true);
+    this.#memory.write(this.#header + 4, countBytes);
   }
 }

@@ -118,9 +118,7 @@ class Ich9Ahci implements Device {
   /** A port's interrupts, or what is asked for, changed. */
   #update(): void {
     const before = this.#is;
-    this.#ports.forEach((port, i) => {
-      if (port.pending) this.#is |= 1 << i;
-    });
+    for (let i = 0; i < PORTS; i++) if (this.#ports[i]!.pending) this.#is |= 1 << i;
     const isOn = (this.#ghc & GHC_INTERRUPTS) !== 0;
     if (this.#msi.isEnabled) {
       if (isOn && (this.#is & ~before) !== 0) this.#msi.notify();

@@ -53,6 +53,10 @@ export class AhciPort {
   #epoch = 0;
   /** Tags of queued commands under way. */
   #queued = 0;
+  /** Tags of which the guest was not told that they are done. */
+  #finished = 0;
+  readonly #setBits = new Uint8Array(8);
+  readonly #setBitsView = new DataView(this.#setBits.buffer);
 
   constructor(memory: GuestMemory, changed: () => void) {
     this.#memory = memory;
@@ -71,8 +75,7 @@ export class AhciPort {
 
   /** COMRESET, or that of the controller, which clears the registers too. */
   reset(isWhole: boolean): void {
-    this.#epoch++;
-    this.#queued = 0;
+    this.#forgetQueued();
     this.#current = undefined;
     this.#halted = false;
     this.#softReset = false;
@@ -198,8 +201,7 @@ export class AhciPort {
   #stop(): void {
     this.#ci = 0;
     this.#sact = 0;
-    this.#queued = 0;
-    this.#epoch++;
+    this.#forgetQueued();
     if (this.#current === undefined) return;
     this.#current = undefined;
     this.unit.abandon();
@@ -432,8 +434,9 @@ export class AhciPort {
         if (epoch !== this.#epoch) return;
         buffer.finish();
         this.#queued = (this.#queued & ~bit) >>> 0;
-        this.#queueDone(bit, IdeStatus.ready | IdeStatus.seek, 0);
-        this.#next();
+        // One FIS for all that end in one go.
+        if (this.#finished === 0) queueMicrotask(this.#tellFinished);
+        this.#finished = (this.#finished | bit) >>> 0;
       },
       () => {
         if (epoch === this.#epoch) this.#queueFailed(bit);
@@ -441,25 +444,45 @@ export class AhciPort {
     );
   }
 
+  readonly #tellFinished = (): void => {
+    const bits = this.#finished;
+    if (bits === 0) return;
+    this.#finished = 0;
+    this.#queueDone(bits, IdeStatus.ready | IdeStatus.seek, 0);
+    this.#next();
+  };
+
+  #forgetQueued(): void {
+    this.#epoch++;
+    this.#queued = 0;
+    this.#finished = 0;
+  }
+
   /** Tells of finished tags by a Set Device Bits FIS. */
   #queueDone(bits: number, status: number, error: number): void {
     this.#sact = (this.#sact & ~bits) >>> 0;
-    const fis = new Uint8Array(8);
-    fis.set([0xa1, 0x40, status & 0x77, error]);
-    new DataView(fis.buffer).setUint32(4, bits, true);
+    const fis = this.#setBits;
+    fis[0] = 0xa1;
+    fis[1] = 0x40;
+    fis[2] = status & 0x77;
+    fis[3] = error;
+    this.#setBitsView.setUint32(4, bits, true);
     this.#tfd = (error << 8) | status;
     this.#receive(FIS_SET_BITS, fis);
     this.#raise(Is.setBits | (error === 0 ? 0 : Is.taskFile));
   }
 
-  /** A queued command failed: its tag stays in PxSACT, and the others are forgotten. */
+  /**
+   * A queued command failed: its tag stays in PxSACT, and the others are forgotten but for those
+   * that are done.
+   */
   #queueFailed(bit: number): void {
-    this.#epoch++;
-    this.#queued = 0;
+    const finished = this.#finished;
+    this.#forgetQueued();
     this.#halted = true;
     this.#sact = (this.#sact | bit) >>> 0;
     this.unit.status = IdeStatus.ready | IdeStatus.error;
     this.unit.error = 0x04;
-    this.#queueDone(0, IdeStatus.ready | IdeStatus.error, 0x04);
+    this.#queueDone(finished, IdeStatus.ready | IdeStatus.error, 0x04);
   }
 }

@@ -86,6 +86,8 @@ export class VirtioPci {
   #featureSelect = 0;
   #driverFeatureSelect = 0;
   #isModern = false;
+  /** Queues that got something back of which the driver was not told. */
+  readonly #pushed = new Set<number>();
 
   constructor(model: VirtioModel, init: VirtioPciInit) {
     const { hasLegacy, hasModern } = init;
@@ -126,12 +128,25 @@ export class VirtioPci {
     return (this.#status & STATUS_DRIVER_OK) === 0 ? undefined : this.#queues[queue]?.ring;
   }
 
-  /** Tells the driver of what was pushed to a queue, if it wants to hear of it. */
+  /**
+   * Tells the driver of what was pushed to a queue, if it wants to hear of it: once for all that
+   * ends with this request in one go.
+   */
   tell(queue: number): void {
-    const state = this.#queues[queue];
-    if (state?.ring?.shouldTell() !== true) return;
-    this.#interrupt(ISR_QUEUE, state.vector);
+    const pushed = this.#pushed;
+    if (pushed.has(queue)) return;
+    pushed.add(queue);
+    if (pushed.size === 1) queueMicrotask(this.#tellAll);
   }
+
+  readonly #tellAll = (): void => {
+    const queues = [...this.#pushed];
+    this.#pushed.clear();
+    for (const queue of queues) {
+      const state = this.#queues[queue];
+      if (state?.ring?.shouldTell() === true) this.#interrupt(ISR_QUEUE, state.vector);
+    }
+  };
 
   /** The configuration changed. */
   configChanged(): void {
