@@ -2,7 +2,9 @@
 // npm run bench: a table job | vdisk | qemu | ratio. Both tools run in turn, so that what else the
 // machine does hits both; printed are medians with the tools' start-up taken off, and the ratio
 // qemu / vdisk: above 1, vdisk is faster. `of raw`, for first writes: vdisk's time for the same on
-// a raw image / on qcow2, measured in the same rounds. `npm run bench -- --help` tells the options.
+// a raw image / on qcow2, measured in the same rounds; `of layer`, for devices: the same requests
+// to the block layer itself / through the device; and how many in a second.
+// `npm run bench -- --help` tells the options.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,6 +14,7 @@ import { blockJobs } from './jobs/block-jobs.mjs';
 import { convertJobs } from './jobs/convert.mjs';
 import { metadataJobs } from './jobs/metadata.mjs';
 import { daemonJobs } from './jobs/daemon.mjs';
+import { deviceJobs } from './jobs/devices.mjs';
 import { nbdJobs } from './jobs/nbd.mjs';
 import { requestJobs } from './jobs/requests.mjs';
 
@@ -22,6 +25,7 @@ const jobs = [
   ...requestJobs,
   ...nbdJobs,
   ...daemonJobs,
+  ...deviceJobs,
   ...blockJobs,
 ];
 
@@ -133,10 +137,10 @@ async function measure(tool, job, context) {
 
 async function runJob(job, tools, context, runs) {
   const times = tools.map(() => []);
-  const raw = [];
+  const beside = [];
   let kib = 0;
   for (let i = 0; i < runs; i++) {
-    if (job.raw !== undefined) raw.push((await measure(tools[0], job.raw, context)).ms);
+    if (job.beside !== undefined) beside.push((await measure(tools[0], job.beside, context)).ms);
     for (const [t, tool] of tools.entries()) {
       const result = await measure(tool, job, context);
       times[t].push(result.ms);
@@ -144,15 +148,19 @@ async function runJob(job, tools, context, runs) {
     }
   }
   const row = { name: job.name, ms: times.map(median), mib: Math.round(kib / 1024) };
-  return job.raw === undefined ? row : { ...row, ofRaw: median(raw) / row.ms[0] };
+  if (job.requests !== undefined) row.perSecond = Math.round((job.requests / row.ms[0]) * 1000);
+  if (job.beside === undefined) return row;
+  return { ...row, of: job.beside.name, part: median(beside) / row.ms[0] };
 }
 
-function printRow({ name, ms, mib, ofRaw }) {
+function printRow({ name, ms, mib, of, part, perSecond }) {
   const [ours, theirs] = ms;
   const seconds = (value) => (value === undefined ? '-' : `${(value / 1000).toFixed(3)} s`);
   const ratio = theirs === undefined ? '-' : (theirs / ours).toFixed(2);
   const memory = mib > 0 ? `${mib} MiB` : '';
-  const last = ofRaw === undefined ? memory.padStart(9) : `of raw ${ofRaw.toFixed(2)}`.padStart(13);
+  const compared =
+    part === undefined ? memory.padStart(9) : `of ${of} ${part.toFixed(2)}`.padStart(13);
+  const last = perSecond === undefined ? compared : `${compared}, ${perSecond}/s`;
   console.log(
     `${name.padEnd(44)} ${seconds(ours).padStart(10)} ${seconds(theirs).padStart(10)} ` +
       `${ratio.padStart(7)} ${last}`,

@@ -85,7 +85,7 @@ function firstWrites({ size, sizeName, depth, cache, aio, backed }) {
     name: words.filter((word) => word !== undefined && word !== '').join(' '),
     needs: backed ? [firstBase] : [],
     ...into('qcow2', backed ? ['-b', 'first-base.qcow2', '-F', 'qcow2'] : []),
-    raw: into('raw'),
+    beside: { name: 'raw', ...into('raw') },
   };
 }
 
