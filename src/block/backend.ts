@@ -56,6 +56,8 @@ export class Backend implements ChildParent {
   onResize: (() => void) | undefined;
   /** Lets requests past the end reach the node (qemu-io on growable images). */
   allowBeyondEof = false;
+  /** The node may become inactive although this backend wants to write. */
+  allowsInactive = false;
   /** The device that this backend serves, if one does. */
   user: BackendUser | undefined;
   /** What the device does when a read fails. */
@@ -85,6 +87,11 @@ export class Backend implements ChildParent {
 
   describeParent(): string {
     return this.name === '' ? 'an unnamed block device' : `block device '${this.name}'`;
+  }
+
+  /** Devices and drives take a break; others may not be cut off from writing. */
+  get mayBeInactive(): boolean {
+    return this.allowsInactive || this.user !== undefined || this.name !== '';
   }
 
   /** The attached node; throws ENOMEDIUM when there is none. */

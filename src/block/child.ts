@@ -16,6 +16,8 @@ export interface ChildParent {
   drainEnd(): void;
   /** Its edges stay where they are when a node is replaced or gets a filter on top (jobs). */
   readonly staysAtNode?: boolean;
+  /** It lets its nodes become inactive and has no permissions on them meanwhile (activity.ts). */
+  readonly mayBeInactive?: boolean;
   /** The child's length changed. */
   childResized?(child: Child): void;
 }
@@ -30,6 +32,8 @@ export class Child {
   readonly parent: ChildParent;
   perm: number;
   shared: number;
+  /** What it gets back when the node becomes active. */
+  suspended: PermPair | undefined;
   /** Why the edge must stay as it is (a job runs over it); undefined: it may change. */
   frozen: string | undefined;
 

@@ -50,6 +50,8 @@ export interface OpenFlags {
   readonly forceShare: boolean;
   /** Data may be copied on reads (permits a filter to ask for write permission). */
   readonly copyOnRead: boolean;
+  /** Somebody else may use the image: nothing is written, no lock is held (activity.ts). */
+  readonly inactive: boolean;
 }
 
 export interface OpenContext {
@@ -294,6 +296,8 @@ export interface DriverInstance {
   /** Whether a flush of the node flushes a child that it may write to. Absent: each. */
   flushesChild?(child: Child): boolean;
   preparePermissions?(perm: number, shared: number): Promise<PermStep>;
+  /** Somebody else has written: what is remembered of lengths and holes is not true any more. */
+  othersWrote?(): void;
   reopenPrepare?(request: ReopenRequest): Promise<ReopenStep>;
   /** A named point of the format above was reached (blkdebug's events); may suspend it. */
   debugEvent?(event: string): Promise<void> | undefined;

@@ -16,6 +16,7 @@ import type { HostFiles } from '../host/file.js';
 import type { TlsCredentials } from '../host/socket.js';
 import { assert } from '../lib/assert.js';
 import { Mutex } from '../lib/mutex.js';
+import { checkActivity, isSuspended, suspendEdge } from './activity.js';
 import { Backend, toolPerms } from './backend.js';
 import type { Child } from './child.js';
 import type { Driver, DriverInstance, NodeOptions, OpenFlags, PermPair } from './driver.js';
@@ -76,6 +77,8 @@ export class BlockGraph {
   readonly throttleGroups: Map<string, ThrottleGroup>;
   /** See {@link GraphInit.accountedNs}. */
   readonly accountedNs: number | undefined;
+  /** Nodes are opened inactive unless options say `active`: the machine is still elsewhere. */
+  opensInactive = false;
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
   readonly #onMismatch: ((message: string) => void) | undefined;
@@ -193,6 +196,8 @@ export class BlockGraph {
       perm: init.perm ?? defaults.perm,
       shared: init.shared ?? defaults.shared,
     });
+    // Opened together with a node that waits for a machine to come.
+    backend.allowsInactive = !node.isActive;
     try {
       await backend.attach(node);
       backend.writeCache = node.flags.cache.writeback;
@@ -218,6 +223,8 @@ export class BlockGraph {
   /** Connects an edge whose node exists; checks permissions of the whole graph below. */
   attachEdge(edge: Child): Promise<void> {
     return this.#permLock.run(async () => {
+      checkActivity(edge, edge.node);
+      if (isSuspended(edge)) suspendEdge(edge);
       await applyPerms(new Map([[edge, { perm: edge.perm, shared: edge.shared }]]));
       edge.node.parents.add(edge);
       edge.parent.asNode?.children.set(edge.name, edge);
@@ -244,6 +251,7 @@ export class BlockGraph {
    */
   async linkEdge(edge: Child, to: BlockNode | undefined): Promise<void> {
     if (to !== undefined) {
+      checkActivity(edge, to);
       this.#dropParent(edge);
       edge.node = to;
     }
@@ -268,7 +276,10 @@ export class BlockGraph {
   }
 
   changePerms(edge: Child, perms: PermPair): Promise<void> {
-    return this.#permLock.run(() => applyPerms(new Map([[edge, perms]])));
+    return this.#permLock.run(async () => {
+      if (isSuspended(edge)) edge.suspended = perms;
+      else await applyPerms(new Map([[edge, perms]]));
+    });
   }
 
   /** Recomputes what `node` needs of its children, after its flags or children changed. */
@@ -298,6 +309,7 @@ export class BlockGraph {
       .map((edge) => ({ edge, from: edge.node }));
     const left = new Set(moved.map(({ from }) => from));
     if (moved.length === 0) return;
+    for (const { edge } of moved) checkActivity(edge, to);
     await this.#permLock.run(async () => {
       for (const { edge, from } of moved) {
         from.parents.delete(edge);

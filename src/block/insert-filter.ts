@@ -22,7 +22,7 @@ export interface FilterInit {
 export async function insertFilter(node: BlockNode, init: FilterInit): Promise<BlockNode> {
   const { graph } = node;
   const name = init.name === undefined ? {} : { 'node-name': init.name };
-  const flags = { ...node.flags, ...init.flags };
+  const flags = { ...node.flags, inactive: false, ...init.flags };
   const filter = await openFilter(node, init.driver, { ...init.options, ...name }, flags);
   filter.refs++;
   filter.implicit = init.name === undefined;

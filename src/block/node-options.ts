@@ -30,6 +30,9 @@ export const genericOptions = t.struct('BlockdevOptions', {
   'detect-zeroes': t.optional(
     t.enumOf('off', 'on', 'unmap', { doc: 'turn writes of zeroes into zero writes' }),
   ),
+  active: t.optional(
+    t.bool({ doc: 'off: leave the image to others until blockdev-set-active; default on' }),
+  ),
 });
 
 export type GenericOptions = Infer<typeof genericOptions>;
@@ -43,6 +46,7 @@ const genericNames = new Set([
   'auto-read-only',
   'force-share',
   'detect-zeroes',
+  'active',
 ]);
 
 /** Names of a declaration's fields that may change while a node is open. */
@@ -116,6 +120,7 @@ export const defaultFlags: OpenFlags = {
   unmap: false,
   forceShare: false,
   copyOnRead: false,
+  inactive: false,
 };
 
 /** What the generic options change in the flags that were inherited or asked for. */
@@ -126,6 +131,7 @@ export function applyGeneric(flags: OpenFlags, generic: GenericOptions): OpenFla
     writable: generic['read-only'] === undefined ? flags.writable : !generic['read-only'],
     autoReadOnly: generic['auto-read-only'] ?? flags.autoReadOnly,
     forceShare: generic['force-share'] ?? flags.forceShare,
+    inactive: generic.active === undefined ? flags.inactive : !generic.active,
     unmap: generic.discard === undefined ? flags.unmap : generic.discard === 'unmap',
     cache: {
       writeback: cache?.writeback ?? flags.cache.writeback,

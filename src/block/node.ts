@@ -53,8 +53,8 @@ export class BlockNode {
   readonly probed: boolean;
   /** Set by the graph right after `driver.open`. */
   instance!: DriverInstance;
-  /** No writes: the flags ask for none, or automatic read-only fell back to it. */
-  readOnly: boolean;
+  /** Read-only also when active: flags ask for it, or automatic read-only fell back to it. */
+  staysReadOnly: boolean;
   /** During a reopen from read-only to writable. */
   reopeningWritable = false;
   /** During a reopen from writable to read-only. */
@@ -107,7 +107,21 @@ export class BlockNode {
     this.detectZeroes = init.detectZeroes;
     this.explicitOptions = init.explicitOptions;
     this.probed = init.probed;
-    this.readOnly = !init.flags.writable;
+    this.staysReadOnly = !init.flags.writable;
+  }
+
+  /** No writes: read-only, or inactive. */
+  get readOnly(): boolean {
+    return this.staysReadOnly || this.flags.inactive;
+  }
+
+  set readOnly(readOnly: boolean) {
+    this.staysReadOnly = readOnly;
+  }
+
+  /** False: somebody else may use the image (activity.ts). */
+  get isActive(): boolean {
+    return !this.flags.inactive;
   }
 
   /** The primary `file` child, if there is one. */

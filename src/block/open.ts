@@ -54,7 +54,10 @@ export async function openNode(
     filename = undefined;
   }
   const { generic, own } = splitGeneric(options);
-  const flags = checkedFlags({ ...defaultFlags, ...spec.flags }, generic);
+  const flags = checkedFlags(
+    { ...defaultFlags, inactive: graph.opensInactive, ...spec.flags },
+    generic,
+  );
   const driver = await pickDriver(graph, filename, own, generic, how.protocolOnly);
   const plan: Plan = { graph, filename, options, generic, own, flags, how };
   if (driver?.kind === 'protocol') return openProtocol(plan, driver);
@@ -474,7 +477,8 @@ async function attach(
     { perm: 0, shared: Perm.all },
     { writable: !parent.readOnly, io: !parent.flags.noIo },
   );
-  const shared = node.flags.forceShare ? Perm.all : perms.shared;
+  const others = parent.isActive ? 0 : Perm.write | Perm.resize;
+  const shared = node.flags.forceShare ? Perm.all : perms.shared | others;
   const edge = new Child(nodeParent(graph, parent), name, role, node, { ...perms, shared });
   try {
     await graph.attachEdge(edge);

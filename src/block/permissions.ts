@@ -56,7 +56,10 @@ export function childPerms(
   const needs =
     node.instance.childPerm?.(child, parents, false, isUsed) ??
     defaultPerms(child.role, parents, { writable: !node.readOnly, io: !node.flags.noIo });
-  return child.node.flags.forceShare ? { perm: needs.perm, shared: Perm.all } : needs;
+  if (child.node.flags.forceShare) return { perm: needs.perm, shared: Perm.all };
+  // Whoever is active may write; nothing that this node knows of the image matters then.
+  if (!node.isActive) return { perm: needs.perm, shared: needs.shared | Perm.write | Perm.resize };
+  return needs;
 }
 
 /**
@@ -95,6 +98,11 @@ function topDown(change: PermChange, also: readonly BlockNode[]): BlockNode[] {
 }
 
 function checkReadOnly(node: BlockNode, perm: number): void {
+  const changes = perm & (Perm.write | Perm.writeUnchanged | Perm.resize);
+  if (changes !== 0 && !node.isActive) {
+    const names = permNames(changes);
+    throw new BlockError('EPERM', `Permission '${names}' unavailable on inactive node`);
+  }
   const writes = Perm.write | Perm.writeUnchanged;
   if ((perm & writes) === 0 || !node.readOnly || node.reopeningWritable) return;
   throw new BlockError(

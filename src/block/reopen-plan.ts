@@ -91,7 +91,7 @@ function planNode(
   const given = nestOptions(item.options ?? {});
   const explicit = keepOld ? joined(node, given) : given;
   const { generic, own } = splitGeneric(explicit);
-  const flags = applyGeneric(start, generic);
+  const flags = { ...applyGeneric(start, generic), inactive: node.flags.inactive };
   checkGeneric(node, generic, flags);
   const children = childKeys(node, own);
   if (!keepOld) refuseResets(node, own, children);
@@ -132,6 +132,8 @@ function checkGeneric(node: BlockNode, generic: GenericOptions, flags: OpenFlags
   const name = generic['node-name'];
   if (name !== undefined && name !== node.name) throw cannotChange('node-name');
   if (flags.forceShare !== node.flags.forceShare) throw cannotChange('force-share');
+  const { active } = splitGeneric(node.explicitOptions).generic;
+  if (generic.active !== active && generic.active === flags.inactive) throw cannotChange('active');
   if (generic['detect-zeroes'] === 'unmap' && !flags.unmap) {
     throw invalid(
       'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',

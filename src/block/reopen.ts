@@ -96,14 +96,20 @@ async function carryOut(
 function takeOver({ node, flags, detectZeroes, explicit }: PlannedNode): () => void {
   const before = {
     flags: node.flags,
-    readOnly: node.readOnly,
+    staysReadOnly: node.staysReadOnly,
     detectZeroes: node.detectZeroes,
     explicitOptions: node.explicitOptions,
     losesWriting: false,
   };
-  const readOnly = !flags.writable;
-  const losesWriting = readOnly && !node.readOnly;
-  Object.assign(node, { flags, readOnly, detectZeroes, explicitOptions: explicit, losesWriting });
+  const staysReadOnly = !flags.writable;
+  const losesWriting = staysReadOnly && !node.readOnly;
+  Object.assign(node, {
+    flags,
+    staysReadOnly,
+    detectZeroes,
+    explicitOptions: explicit,
+    losesWriting,
+  });
   return () => {
     Object.assign(node, before);
   };

@@ -152,8 +152,7 @@ export async function startStream(
 ): Promise<Job> {
   const { node } = options;
   const bottom = options.bottom ?? overlayOf(node, options.base);
-  jobs.checkId(options.id);
-  const wasReadOnly = node.readOnly;
+  const wasReadOnly = node.staysReadOnly;
   const image = skipFilters(node);
   if (wasReadOnly) await reopenNode(image, { options: { 'read-only': false } });
   const work = new Stream(options, skipFilters(bottom), wasReadOnly);
@@ -167,6 +166,7 @@ export async function startStream(
     }).catch((e: unknown) => {
       throw prepend('Could not create node: ', e);
     });
+    jobs.checkId(options.id);
     work.held.thaw = freezeChain(work.held.filter, bottom, options.id);
   };
   const tie = (made: Job): Promise<void> => tieStream(made, work.held, node, bottom, graph);

@@ -129,7 +129,7 @@ export async function startActiveCommit(
 ): Promise<Job> {
   const { top, base, filterName: name } = options;
   jobs.checkId(options.id);
-  const wasReadOnly = base.readOnly;
+  const wasReadOnly = base.staysReadOnly;
   if (wasReadOnly) await reopenNode(base, { options: { 'read-only': false } });
   const work = new ActiveCommit(options, wasReadOnly);
   const tie = async (made: Job): Promise<void> => {

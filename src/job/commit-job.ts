@@ -128,7 +128,7 @@ export async function makeReadOnly(node: BlockNode): Promise<void> {
 /** Another name of the backing file in an image's header. */
 async function rename(image: BlockNode, name: string, format: string): Promise<void> {
   if (image.instance.changeBackingFile === undefined) throw new BlockError('ENOTSUP');
-  const wasReadOnly = image.readOnly;
+  const wasReadOnly = image.staysReadOnly;
   if (wasReadOnly) await reopenNode(image, { options: { 'read-only': false } });
   try {
     await image.instance.changeBackingFile(name, format);
@@ -145,7 +145,7 @@ export async function startCommit(
 ): Promise<Job> {
   const { top, base } = options;
   jobs.checkId(options.id);
-  const wasReadOnly = base.readOnly;
+  const wasReadOnly = base.staysReadOnly;
   if (wasReadOnly) await reopenNode(base, { options: { 'read-only': false } });
   const work = new Commit(options, wasReadOnly);
   const tie = async (made: Job): Promise<void> => {

@@ -339,6 +339,8 @@ async function tieMirror(job: Job, work: Mirror, options: MirrorOptions): Promis
   await work.held.readFrom(filter);
   const writer = new Backend({ graph, name: '', perm: Perm.write, shared: Perm.writeUnchanged });
   await writer.attach(target);
+  // The machine may go away while the job is ready: what it wrote is there then.
+  writer.allowsInactive = true;
   work.held.target = writer;
   mirrorTops.get(filter.instance)?.watch((...write) => work.guestWrites(...write));
 }

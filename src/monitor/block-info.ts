@@ -31,12 +31,12 @@ export async function blockDeviceInfo(
   return {
     file: node.filename,
     'node-name': node.name,
-    ro: node.readOnly,
+    ro: node.staysReadOnly,
     drv: node.driver.name,
     backing_file: backing?.filename,
     // QEMU counts while it goes down to tell the images.
     backing_file_depth: flat ? 0 : backingDepth(node, backend !== undefined),
-    active: true,
+    active: node.isActive,
     encrypted: image['encrypted'] === true,
     detect_zeroes: node.detectZeroes,
     ...limitFacts(backend?.throttleGroup),

@@ -4,6 +4,7 @@
  * An export holds a backend on its node until it is deleted, and then tells so by
  * BLOCK_EXPORT_DELETED. Stopping the server deletes its exports.
  */
+import { activateNode } from '../block/activity.js';
 import { Backend } from '../block/backend.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import { BlockError } from '../block/errors.js';
@@ -120,7 +121,8 @@ export class BlockExports {
       throw new QmpError(`Cannot find device='' nor node-name='${options['node-name']}'`);
     }
     const writable = options.writable ?? false;
-    if (writable && node.readOnly) throw new QmpError('Cannot export read-only node as writable');
+    if (writable && node.staysReadOnly)
+      throw new QmpError('Cannot export read-only node as writable');
     this.#checkThread(options.iothread);
     const backend = new Backend({
       graph: this.#graph,
@@ -129,6 +131,9 @@ export class BlockExports {
       // Clients are told the size once.
       shared: Perm.all & ~Perm.resize,
     });
+    backend.allowsInactive = options['allow-inactive'] ?? false;
+    // Disks are brought to a machine that is yet to come through exports.
+    if (!backend.allowsInactive) await activateNode(node);
     await backend.attach(node);
     try {
       backend.writeCache = options.writethrough !== true;

@@ -104,7 +104,7 @@ export class Drive {
   async followMedium(): Promise<void> {
     const { backend } = this;
     const { shared } = backend.perms;
-    const writes = backend.isInserted && !backend.node.readOnly ? Perm.write : 0;
+    const writes = backend.isInserted && !backend.node.staysReadOnly ? Perm.write : 0;
     try {
       await backend.setPerms({ perm: Perm.consistentRead | writes, shared });
     } catch (e) {
@@ -128,7 +128,7 @@ export class Drive {
   }
 
   get isReadOnly(): boolean {
-    return this.backend.isInserted && this.backend.node.readOnly;
+    return this.backend.isInserted && this.backend.node.staysReadOnly;
   }
 
   /** Requests that wait for the guest to run again are given up. */

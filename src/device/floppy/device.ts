@@ -97,7 +97,7 @@ class Floppy implements Device {
         },
         moveTray: () => undefined,
       },
-      isReadOnly: !backend.isInserted || backend.node.readOnly,
+      isReadOnly: !backend.isInserted || backend.node.staysReadOnly,
       resized: () => undefined,
     });
     this.#unit = unit;

@@ -81,7 +81,7 @@ export class IdeHd implements Device {
   async #attach(backend: Backend, claim: Claim, place: IdePlace): Promise<void> {
     const { options } = this.#init;
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
-    if (backend.node.readOnly) throw new OptionError("Can't use a read-only drive");
+    if (backend.node.staysReadOnly) throw new OptionError("Can't use a read-only drive");
     const number = this.bus.index * 2 + place.number;
     const names = ideNames(options, 'QEMU HARDDISK', number);
     const sizes = blockSizes(options);

@@ -140,7 +140,7 @@ class ScsiHd extends ScsiDevice<Infer<typeof diskProperties>> {
     if (options.drive === undefined) throw new OptionError('drive property not set');
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     const sizes = blockSizes(options);
-    const isReadOnly = backend.node.readOnly;
+    const isReadOnly = backend.node.staysReadOnly;
     const drive = await claim({ user: fixedUser(qdev), isReadOnly, resized: () => undefined });
     await diskGeometry(options, bounds, backend);
     const unit = new ScsiDisk({

@@ -134,7 +134,7 @@ class VirtioBlkPci implements Device, VirtioModel {
     const { options } = this.#init;
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     const sizes = blockSizes(options);
-    const isReadOnly = backend.node.readOnly;
+    const isReadOnly = backend.node.staysReadOnly;
     const drive = await claim({
       user: fixedUser(this.id ?? `/machine/unattached/virtio-blk-${devfn}`),
       isReadOnly,

@@ -1,6 +1,7 @@
 /** One export of an NBD server: a backend with a name and what clients may do with it. */
 import type { Backend } from '../../block/backend.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { BlockError } from '../../block/errors.js';
 import { chainStatus } from '../../block/status.js';
 import { NBD_MAX_PAYLOAD, NbdFlag, NbdState } from '../../wire/nbd.js';
 
@@ -99,6 +100,8 @@ async function collect(
   join: (a: number, b: number) => number,
 ): Promise<NbdExtent[]> {
   const { offset, length, max, align } = range;
+  // What is known of an inactive image may be old.
+  if (!backend.node.isActive) throw new BlockError('EPERM');
   const out: { length: number; flags: number }[] = [];
   let at = 0;
   /** One run from `from` to at most `to`. */

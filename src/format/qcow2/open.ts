@@ -37,6 +37,8 @@ export async function openImage(context: OpenContext): Promise<Qcow2Image> {
   const writable = image.isWritable && !context.flags.noIo;
   if (writable) await prepareForWriting(context, image);
   if (header.extensions.bitmaps !== undefined && context.flags.keepsContent !== true) {
+    // Of an inactive image they may change until it is activated.
+    if (context.flags.inactive) return image;
     await (await import('./bitmaps.js')).loadBitmaps(image, writable);
   }
   return image;

@@ -1,4 +1,5 @@
 /** Actions that make snapshots: overlays (external) and inside an image (internal). */
+import { inactivateNode } from '../../block/activity.js';
 import { appendNode } from '../../block/append.js';
 import { createImage, prepareCreate } from '../../block/create.js';
 import type { SnapshotCapability } from '../../block/driver.js';
@@ -62,7 +63,7 @@ export function snapshotSyncAction(args: SyncArgs): Action {
     const overlay = await graph.open({
       filename: args['snapshot-file'],
       options: { driver: format, ...(name === undefined ? {} : { 'node-name': name }) },
-      flags: { ...old.flags, noBacking: true, writable: !old.readOnly },
+      flags: { ...old.flags, noBacking: true, writable: !old.staysReadOnly },
     });
     return insertOverlay(context, old, overlay);
   };
@@ -105,6 +106,8 @@ async function insertOverlay(
   let undo: () => Promise<void>;
   try {
     checkOverlay(overlay);
+    // Nobody may write before the machine is here.
+    if (!old.isActive && overlay.isActive) await inactivateNode(overlay);
     undo = await appendNode(overlay, old);
   } catch (e) {
     await graph.release(overlay);

@@ -36,7 +36,7 @@ const nbdServerAdd = defineCommand({
       name: name ?? device,
       ...(description === undefined ? {} : { description }),
       // Older clients ask for it whether they may or not.
-      writable: writable === true && !node.readOnly,
+      writable: writable === true && !node.staysReadOnly,
       ...(bitmap === undefined ? {} : { bitmaps: [bitmap] }),
     };
     await exports.add(options, graph.backends.get(device));

@@ -70,7 +70,7 @@ async function removeMedium(context: MonitorContext, name: DeviceName): Promise<
 function rememberFlags(backend: Backend): void {
   if (!backend.isInserted) return;
   const { cache, unmap } = backend.node.flags;
-  backend.mediumFlags = { writable: !backend.node.readOnly, cache, unmap };
+  backend.mediumFlags = { writable: !backend.node.staysReadOnly, cache, unmap };
 }
 
 async function insertMedium(backend: Backend, node: BlockNode): Promise<void> {

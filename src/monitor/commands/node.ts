@@ -1,6 +1,7 @@
 /** Commands that change one node. */
+import { activateAll, activateNode, inactivateAll, inactivateNode } from '../../block/activity.js';
 import { Backend } from '../../block/backend.js';
-import { BlockError, errorText } from '../../block/errors.js';
+import { BlockError, errorText, messageOf } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
@@ -110,7 +111,7 @@ const changeBackingFile = defineCommand({
     if (!chainContains(top, image)) {
       throw new QmpError(`'${args.device}' and image file are not in the same chain`);
     }
-    const { readOnly } = image;
+    const { staysReadOnly: readOnly } = image;
     if (readOnly) await reopenNode(image, { options: { 'read-only': false } });
     const name = args['backing-file'];
     try {
@@ -121,6 +122,32 @@ const changeBackingFile = defineCommand({
     } finally {
       if (readOnly) await reopenNode(image, { options: { 'read-only': true } });
     }
+  },
+});
+
+const setActive = defineCommand({
+  name: 'blockdev-set-active',
+  doc:
+    'Gives images up, so that another machine may use them, or takes them back. What is below a ' +
+    'node follows it.',
+  args: t.struct('q_obj_blockdev-set-active-arg', {
+    'node-name': t.optional(t.str({ doc: 'node; default: all' })),
+    active: t.bool({ doc: 'whether the node is to be active' }),
+  }),
+  since: '10.0',
+  run: async ({ graph }, args) => {
+    const name = args['node-name'];
+    const node = name === undefined ? undefined : lookupNode(graph, undefined, name);
+    if (args.active) return node === undefined ? activateAll(graph) : activateNode(node);
+    try {
+      if (node === undefined) await inactivateAll(graph);
+      else await inactivateNode(node);
+    } catch (e) {
+      if (messageOf(e) === 'Node has active parent node') throw e;
+      const what = node === undefined ? 'all nodes' : 'node';
+      throw new QmpError(`Failed to inactivate ${what}: ${errorText(e)}`);
+    }
+    return undefined;
   },
 });
 
@@ -145,6 +172,7 @@ const setIothread = defineCommand({
 });
 
 export const nodeCommands = [
+  setActive,
   setIothread,
   setWriteThreshold,
   changeBackingFile,

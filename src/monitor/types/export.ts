@@ -57,6 +57,9 @@ export const blockExportOptions = t.union(
       iothread: t.optional(t.str({ doc: 'ID of a loop thread; there is one loop all the same' })),
       'node-name': t.str({ doc: 'node to export' }),
       writable: t.optional(t.bool({ doc: 'clients may write; default off' })),
+      'allow-inactive': t.optional(
+        t.bool({ doc: 'leave an inactive node so, and let it become so; default off' }),
+      ),
       writethrough: t.optional(t.bool({ doc: 'writes are durable when they are answered' })),
     },
   },

@@ -241,6 +241,12 @@ export class FileInstance implements DriverInstance {
       : zeroRun(offset, Math.min(bytes, hole));
   }
 
+  othersWrote(): void {
+    this.#knownSize = 0;
+    this.#dataRun = { start: 0, end: 0 };
+    this.#holeRun = { start: 0, end: 0 };
+  }
+
   /** Whether nobody can write the file (F2a). */
   #isConstant(): boolean {
     const { perm, shared } = this.#lockState;

@@ -1,4 +1,5 @@
 /** The machine as its monitors see it: its state, its drives, its exerciser. */
+import { activateAll } from '../../block/activity.js';
 import type { Backend } from '../../block/backend.js';
 import { messageOf } from '../../block/errors.js';
 import type { MachineControl, Drive, DriveInterface, RunState } from '../../monitor/machine.js';
@@ -57,10 +58,10 @@ export class SystemControl implements MachineControl {
     if (this.runState === 'shutdown' || this.runState === 'internal-error') {
       throw new QmpError('Resetting the Virtual Machine is required');
     }
+    await activateAll(this.#daemon.graph);
     this.runState = 'running';
     this.#daemon.emit('RESUME');
     this.machine?.resume();
-    await Promise.resolve();
   }
 
   /** The machine stopped by itself. */
