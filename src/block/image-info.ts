@@ -69,6 +69,7 @@ const withoutFacts = new Set([
   'null-aio',
   'nbd',
   'memory',
+  'vvfat',
   'bochs',
   'cloop',
   'dmg',

@@ -33,6 +33,7 @@ import { fileDriver, hostCdromDriver, hostDeviceDriver } from '../protocol/file/
 import { memoryDriver } from '../protocol/memory/driver.js';
 import { nbdDriver } from '../protocol/nbd/driver.js';
 import { nullAioDriver, nullCoDriver } from '../protocol/null/driver.js';
+import { vvfatDriver } from '../protocol/vvfat/driver.js';
 
 export const drivers: readonly Driver[] = [
   fileDriver,
@@ -55,6 +56,7 @@ export const drivers: readonly Driver[] = [
   parallelsDriver,
   qcowDriver,
   nbdDriver,
+  vvfatDriver,
   blkdebugDriver,
   throttleDriver,
   blklogwritesDriver,

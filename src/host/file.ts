@@ -159,6 +159,17 @@ export interface FileStat {
   readonly identity: string;
   /** Differs after its content was written; absent where that is not known. */
   readonly modified?: string;
+  /** Absent where the host does not know them. */
+  readonly times?: FileTimes;
+}
+
+/** When a file was used, in milliseconds since 1970 (UTC). */
+export interface FileTimes {
+  /** Its content was written. */
+  readonly modifiedMs: number;
+  /** Its content or its inode was changed. */
+  readonly changedMs: number;
+  readonly accessedMs: number;
 }
 
 /** The files of a host. Paths are the host's; relative ones start at its working directory. */

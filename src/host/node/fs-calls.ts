@@ -78,6 +78,11 @@ export async function statPath(path: string): Promise<FileStat> {
     size: kind === 'block' ? await blockDeviceBytes(Number(stat.rdev)) : Number(stat.size),
     ...(device ? {} : { modified: String(stat.mtimeNs) }),
     identity: device ? `${kind}:${stat.rdev}` : `${stat.dev}:${stat.ino}`,
+    times: {
+      modifiedMs: Number(stat.mtimeMs),
+      changedMs: Number(stat.ctimeMs),
+      accessedMs: Number(stat.atimeMs),
+    },
   };
 }
 
