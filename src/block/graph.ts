@@ -15,6 +15,7 @@ import type { HostCrypto } from '../host/crypto.js';
 import type { HostFiles } from '../host/file.js';
 import type { TlsCredentials } from '../host/socket.js';
 import { assert } from '../lib/assert.js';
+import { isUtf8 } from '../lib/json-string.js';
 import { Mutex } from '../lib/mutex.js';
 import { checkActivity, isSuspended, suspendEdge } from './activity.js';
 import { Backend, toolPerms } from './backend.js';
@@ -141,10 +142,14 @@ export class BlockGraph {
     this.#onNotice(message);
   }
 
-  /** The secret with this id. Throws BlockError when there is none. */
+  /** The passphrase with this id. Throws BlockError when there is none, or it is not UTF-8. */
   async secret(id: string): Promise<Uint8Array> {
     if (this.#secret === undefined) throw new BlockError('EINVAL', `No secret with id '${id}'`);
-    return this.#secret(id);
+    const found = await this.#secret(id);
+    if (!isUtf8(found)) {
+      throw new BlockError('EINVAL', `Data from secret ${id} is not valid UTF-8`);
+    }
+    return found;
   }
 
   /** The TLS credentials with this id. Throws BlockError when there are none. */

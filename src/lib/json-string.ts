@@ -26,6 +26,16 @@ function shortAscii(bytes: Uint8Array, from: number, to: number): string | undef
   return text;
 }
 
+/** Whether `bytes` are text in UTF-8. */
+export function isUtf8(bytes: Uint8Array): boolean {
+  try {
+    strict.decode(bytes);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Bytes as text for an error message: bad UTF-8 replaced, and cut at a NUL as C would. */
 export function textOf(bytes: Uint8Array): string {
   const simple = shortAscii(bytes, 0, bytes.length);

@@ -1,6 +1,7 @@
 // Goal: LUKS volumes that we write open with QEMU and cryptsetup, and theirs with us.
 // Method: volumes in memory, dumped to files for the peers; payload bytes compared.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { LuksStorage } from '../../src/block/crypto/luks.js';
 import { createLuks, luksDefaults, openLuks } from '../../src/block/crypto/luks.js';
@@ -8,7 +9,7 @@ import { xtsOverEcb } from '../../src/block/crypto/sector-cipher.js';
 import { legacyAes } from '../../src/block/crypto/legacy-aes.js';
 import { nodeCrypto } from '../../src/host/node/crypto.js';
 import { nodeHost } from '../../src/host/node/index.js';
-import { requires, run, tempDir } from '../support/index.js';
+import { binPath, requires, run, tempDir } from '../support/index.js';
 
 const host = { ...nodeHost(), crypto: nodeCrypto() };
 const password = new TextEncoder().encode('hunter2 und noch mehr');
@@ -68,6 +69,21 @@ describe('LUKS passwords', () => {
     await expect(volume.erasePassword(other)).rejects.toThrow('refusing operation');
     await expect(volume.eraseSlot(1)).rejects.toThrow('only active keyslot 1');
     await openLuks(host, storage, other);
+  });
+
+  it('must be UTF-8, or nothing is made or lost', async () => {
+    const dir = tempDir();
+    const [secret, image] = [join(dir, 'secret'), join(dir, 'image')];
+    writeFileSync(secret, Buffer.of(0x3a, 0xff));
+    const object = `secret,id=sec0,file=${secret}`;
+    const args = ['create', '-q', '-f', 'luks', '--object', object, '-o', 'key-secret=sec0'];
+    const create = (): ReturnType<typeof run> => run(binPath('vdisk-img'), [...args, image, '1M']);
+    const made = await create();
+    expect(made.stderr).toBe(`vdisk-img: ${image}: Data from secret sec0 is not valid UTF-8\n`);
+    expect(existsSync(image)).toBe(false);
+    writeFileSync(image, 'there before');
+    expect((await create()).status).toBe(1);
+    expect(readFileSync(image, 'utf8')).toBe('there before');
   });
 
   it('survive a crash between key material and header (L1)', async () => {

@@ -139,6 +139,15 @@ describe('options', () => {
     );
   });
 
+  it('let open take a description, too, with --image-opts', async () => {
+    const options = 'driver=raw,file.filename=a.raw';
+    const ok = await io(['--image-opts', '-c', `open ${options}`, '-c', 'length']);
+    expect(ok.stdout).toBe('1 MiB\n');
+    const both = await io(['--image-opts', '-c', `open -o read-only=on ${options}`]);
+    expect(both.stdout).toBe("--image-opts and 'open -o' are mutually exclusive\n");
+    expect(both.status).toBe(1);
+  });
+
   it('are told in the usage text when they are wrong', async () => {
     for (const [args, text] of [
       [['-Z'], "vdisk-io: invalid option -- 'Z'\n"],

@@ -214,6 +214,7 @@ function readInvocation(
     program.error('--image-opts and -f are mutually exclusive');
     return 1;
   }
+  session.imageOpts = asked.imageOpts;
   nameImage(session, asked, operands[0]);
   return asked;
 }

@@ -16,6 +16,8 @@ export class IoSession {
   /** Stands before error messages. */
   readonly program: string;
   backend: Backend | undefined;
+  /** `open` takes a list of options in place of a file name (`--image-opts`). */
+  imageOpts = false;
   /** `quit` was given. */
   ended = false;
 

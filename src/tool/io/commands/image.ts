@@ -104,6 +104,15 @@ export const open: ProgramCommand = {
     if (operands.length > 1 || none) {
       return refuseUsage(session, open);
     }
+    const [operand] = operands;
+    if (session.imageOpts && operand !== undefined) {
+      if (given) {
+        session.out("--image-opts and 'open -o' are mutually exclusive\n");
+        return false;
+      }
+      how.options = addOptions(session, {}, operand);
+      return openInSession(session, how);
+    }
     return openInSession(session, { ...how, filename: operands[0] });
   },
 };
