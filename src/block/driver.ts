@@ -304,6 +304,8 @@ export interface DriverInstance {
   /** Background work of the driver's own stops until drainEnd. */
   drainBegin?(): Promise<void>;
   drainEnd?(): void;
+  /** Requests that wait for what may never come (a server, say) fail at once. */
+  cancelInFlight?(): void;
   /** Options that make this node what it is, for `json:` file names (no secrets). */
   strongOptions?(): NodeOptions;
   /** Plain file name that opens this node alone, if there is one (protocols). */

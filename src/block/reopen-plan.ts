@@ -247,7 +247,7 @@ function checkReplacement(
 }
 
 /** Whether `wanted` is `start` or below it. */
-function reaches(start: BlockNode, wanted: BlockNode): boolean {
+export function reaches(start: BlockNode, wanted: BlockNode): boolean {
   const seen = new Set<BlockNode>([start]);
   for (const each of seen) {
     if (each === wanted) return true;

@@ -174,6 +174,8 @@ export async function chainStatus(
   let run = first;
   for (let p = below(top); p !== undefined && p !== base; p = below(p)) {
     if (filtered(p) === undefined) depth++;
+    // A filter on the base shows what the base holds.
+    else if (base !== undefined && skipFilters(p) === skipFilters(base)) break;
     const s = await nodeStatus(p, offset, run.bytes, wantZero);
     if (s.bytes === 0) {
       // Past the end of the shorter backing file the run reads as zeroes, from this layer.

@@ -17,7 +17,7 @@ import { blockCopies, copyBeforeWriteDriver } from '../filter/copy-before-write/
 import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
 import type { CopyJobOptions, HoldingWork } from './start.js';
-import { Holdings, makeJob } from './start.js';
+import { cancelInFlight, Holdings, makeJob } from './start.js';
 import type { JobControl } from './work.js';
 
 /** What is copied: QMP's MirrorSyncMode without `incremental`, which is `bitmap`. */
@@ -144,6 +144,10 @@ class Backup implements HoldingWork {
 
   leftBytes(): number {
     return this.#copy.leftBytes;
+  }
+
+  interrupt(): void {
+    cancelInFlight(this.#options.target);
   }
 
   commit(): void {

@@ -275,6 +275,7 @@ export class Job implements JobControl, ChildParent {
     if (this.#ended && !forced) return false;
     this.#cancelRequested = true;
     this.#forceCancel ||= forced;
+    if (forced) this.work.interrupt?.();
     this.wake();
     return forced;
   }

@@ -25,7 +25,7 @@ import type { Job } from './job.js';
 import type { JobList } from './job-list.js';
 import { copyRuns, PieceFailure } from './pieces.js';
 import type { CopyJobOptions, HoldingWork } from './start.js';
-import { Holdings, makeJob } from './start.js';
+import { cancelInFlight, Holdings, makeJob } from './start.js';
 import type { JobControl } from './work.js';
 
 export type MirrorSync = 'full' | 'top' | 'none';
@@ -159,6 +159,10 @@ class Mirror implements HoldingWork {
 
   cancel(force: boolean): boolean {
     return this.#follow.endsAtOnce(force);
+  }
+
+  interrupt(): void {
+    cancelInFlight(this.#options.target);
   }
 
   change(options: Readonly<Record<string, unknown>>): void {

@@ -79,6 +79,13 @@ export class Holdings {
   }
 }
 
+/** Requests to an image that wait for a server fail at once: nobody wants their result. */
+export function cancelInFlight(image: BlockNode): void {
+  for (let at: BlockNode | undefined = image; at !== undefined; at = at.file?.node) {
+    at.instance.cancelInFlight?.();
+  }
+}
+
 /** A kind of job that holds something; `clean` lets it go. */
 export interface HoldingWork extends JobWork {
   readonly held: Holdings;

@@ -57,6 +57,8 @@ export interface JobWork {
   complete?(job: JobControl): void | Promise<void>;
   /** Cancel was asked for: whether the job is to be ended at once. Absent: yes. */
   cancel?(force: boolean): boolean;
+  /** The job is ended at once: requests of it that wait for a server need not. */
+  interrupt?(): void;
   /** block-job-change; absent: nothing can be changed. Throws. */
   change?(options: Readonly<Record<string, unknown>>): void | Promise<void>;
   /** Bytes that have yet to be copied; absent: what the progress leaves. */

@@ -8,15 +8,22 @@ export interface DeviceName {
   readonly id?: string | undefined;
 }
 
+/** Whether `id` names the device of a backend: by its ID, or by its path. */
+function isNamed({ user }: Backend, id: string): boolean {
+  return user?.qdev === id || `/machine/peripheral/${user?.qdev ?? ''}` === id;
+}
+
+/** The backend of a device, by the device's ID or path. */
+export function tryDevice(graph: BlockGraph, id: string): Backend | undefined {
+  return allBackends(graph).find((each) => each.user !== undefined && isNamed(each, id));
+}
+
 /** The backend of a device, by its old name or by the id of the device. Throws QmpError. */
 export function findDevice(graph: BlockGraph, { device, id }: DeviceName): Backend {
   if ((device === undefined) === (id === undefined)) {
     throw new QmpError("Need exactly one of 'device' and 'id'");
   }
-  const found =
-    device === undefined
-      ? allBackends(graph).find(({ user }) => user?.qdev === id)
-      : graph.backends.get(device);
+  const found = device === undefined ? tryDevice(graph, id ?? '') : graph.backends.get(device);
   if (found !== undefined) return found;
   throw new QmpError(`Device '${device ?? id ?? ''}' not found`, 'DeviceNotFound');
 }

@@ -129,10 +129,10 @@ const errnos: Readonly<Record<string, number>> = {
 
 /** NBD's error number for an errno name. */
 export function nbdErrno(code: string): number {
-  if (code === 'EROFS' || code === 'EACCES') return errnos['EPERM'] ?? 1;
+  if (code === 'EROFS') return errnos['EPERM'] ?? 1;
   if (code === 'EDQUOT' || code === 'EFBIG') return errnos['ENOSPC'] ?? 28;
   if (code === 'EOPNOTSUPP') return errnos['ENOTSUP'] ?? 95;
-  if (code === 'ENXIO') return errnos['EINVAL'] ?? 22;
+  if (code === 'ENXIO' || code === 'EACCES') return errnos['EINVAL'] ?? 22;
   return errnos[code] ?? 5;
 }
 

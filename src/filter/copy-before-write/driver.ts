@@ -149,7 +149,9 @@ class CopyBeforeWrite implements SnapshotAccess {
   }
 
   async blockStatus(offset: number, bytes: number, wantZero: boolean): Promise<DriverStatus> {
-    const run = this.#runAt(offset, bytes);
+    // Who looks further than what may be read is told of what may.
+    const hidden = this.#readable.next(offset, false) ?? offset + bytes;
+    const run = this.#runAt(offset, hidden > offset ? Math.min(bytes, hidden - offset) : bytes);
     const s = await chainStatus(run.child.node, undefined, offset, run.bytes, wantZero);
     const zero = s.zero || (!s.allocated && !s.data);
     return { bytes: s.bytes, data: s.data, zero, allocated: s.allocated };

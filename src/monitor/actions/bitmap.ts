@@ -54,8 +54,11 @@ export function removeBitmapAction(args: Named): Action {
     const bitmap = findBitmap(node, args.name);
     checkNotBusy(bitmap);
     checkNotReadOnly(node, bitmap);
-    if (bitmap.persistent) await node.instance.bitmaps?.remove(args.name);
+    const { persistent } = bitmap;
+    if (persistent) await node.instance.bitmaps?.remove(args.name);
     bitmap.busy = true;
+    // Another action of the transaction may make the image store its bitmaps.
+    bitmap.persistent = false;
     return {
       commit: () => {
         node.dirtyBitmaps.delete(args.name);
@@ -63,6 +66,7 @@ export function removeBitmapAction(args: Named): Action {
       // In memory it is still there; closing the image stores it again.
       abort: () => {
         bitmap.busy = false;
+        bitmap.persistent = persistent;
       },
     };
   };

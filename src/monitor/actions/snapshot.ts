@@ -5,6 +5,7 @@ import { createImage, prepareCreate } from '../../block/create.js';
 import type { SnapshotCapability } from '../../block/driver.js';
 import type { BlockNode } from '../../block/node.js';
 import { reopenNode } from '../../block/reopen.js';
+import { reaches } from '../../block/reopen-plan.js';
 import { Perm } from '../../block/types.js';
 import { checkOp } from '../../block/op-blockers.js';
 import { cumulativePerms } from '../../block/permissions.js';
@@ -39,7 +40,8 @@ export function snapshotAction(args: Infer<typeof blockdevSnapshot>): Action {
     const old = lookupNode(graph, args.node, args.node);
     checkOp(old, 'external-snapshot');
     await flushBefore(old);
-    const overlay = await graph.open({ reference: args.overlay });
+    const overlay = lookupNode(graph, args.overlay, args.overlay);
+    overlay.refs++;
     return insertOverlay(context, old, overlay);
   };
 }
@@ -105,7 +107,7 @@ async function insertOverlay(
 ): Promise<ActionStep> {
   let undo: () => Promise<void>;
   try {
-    checkOverlay(overlay);
+    checkOverlay(overlay, old);
     // Nobody may write before the machine is here.
     if (!old.isActive && overlay.isActive) await inactivateNode(overlay);
     undo = await appendNode(overlay, old);
@@ -127,7 +129,7 @@ async function insertOverlay(
   };
 }
 
-function checkOverlay(overlay: BlockNode): void {
+function checkOverlay(overlay: BlockNode, old: BlockNode): void {
   if ((cumulativePerms(overlay).perm & Perm.consistentRead) !== 0) {
     throw new QmpError('The overlay is already in use');
   }
@@ -135,6 +137,10 @@ function checkOverlay(overlay: BlockNode): void {
   if (overlay.backing !== undefined) throw new QmpError('The overlay already has a backing image');
   if (overlay.driver.supportsBacking !== true) {
     throw new QmpError('The overlay does not support backing images');
+  }
+  if (reaches(old, overlay)) {
+    const ends = `'${old.name}' a backing child of '${overlay.name}'`;
+    throw new QmpError(`Making ${ends} would create a cycle`);
   }
 }
 

@@ -1,7 +1,9 @@
 /** Commands that create and delete objects. */
+import type { Backend } from '../../block/backend.js';
 import { objectOptions } from '../../block/object-options.js';
 import { t } from '../../options/schema.js';
 import { defineCommand, definePlainCommand } from '../command.js';
+import { tryDevice } from '../devices.js';
 import { QmpError } from '../qmp-error.js';
 
 const objectAdd = defineCommand({
@@ -30,8 +32,29 @@ function objectId(path: string, ids: readonly (readonly [string, string])[]): st
   throw new QmpError(`Device '${path}' not found`, 'DeviceNotFound');
 }
 
+/** Another node becomes what a device with a medium uses. Throws QmpError, BlockError. */
+async function setDeviceProperty(backend: Backend, name: string, value: unknown): Promise<void> {
+  if (name !== 'drive') throw new QmpError(`Property '${name}' of a device cannot be changed`);
+  if (typeof value !== 'string') {
+    throw new QmpError("Invalid parameter type for 'drive', expected: string");
+  }
+  const { graph, root } = backend;
+  const node = graph.tryNode(value);
+  if (node === undefined || root === undefined) {
+    const device = backend.user?.qdev ?? '';
+    throw new QmpError(`Property '${device}.drive' can't find value '${value}'`);
+  }
+  const before = root.node;
+  await graph.drainBegin(before);
+  try {
+    await graph.replaceEdge(root, node);
+  } finally {
+    graph.drainEnd(before);
+  }
+}
+
 const property = {
-  path: t.str({ doc: 'object: its id, or /objects/ID' }),
+  path: t.str({ doc: 'object: its id, or /objects/ID; device: /machine/peripheral/ID' }),
   property: t.str({ doc: 'name of the property' }),
 };
 
@@ -46,11 +69,13 @@ const qomGet = defineCommand({
 
 const qomSet = defineCommand({
   name: 'qom-set',
-  doc: 'Changes a property of an object: the limits of a throttle group.',
+  doc: 'Changes a property: the limits of a throttle group, or the drive of a device.',
   args: t.struct('q_obj_qom-set-arg', { ...property, value: t.any() }),
   since: '1.2',
-  run: ({ objects }, args) => {
-    objects.setProperty(objectId(args.path, objects.list()), args.property, args.value);
+  run: async ({ graph, objects }, args) => {
+    const backend = tryDevice(graph, args.path);
+    if (backend !== undefined) await setDeviceProperty(backend, args.property, args.value);
+    else objects.setProperty(objectId(args.path, objects.list()), args.property, args.value);
   },
 });
 

@@ -307,8 +307,11 @@ export class FileInstance implements DriverInstance {
     try {
       if (change) file = await this.#openLocked(writable, this.#file.direct, next);
     } catch (e) {
-      await this.#locks.giveBack(this.#lockState);
-      throw e;
+      // Who may write less goes on with the file as it is: its name may be gone.
+      if (writable) {
+        await this.#locks.giveBack(this.#lockState);
+        throw e;
+      }
     }
     return {
       commit: async () => {

@@ -262,6 +262,11 @@ export class NbdInstance implements DriverInstance {
     this.#retry(RETRY_FIRST_MS);
   }
 
+  /** Requests that wait for a connection fail at once. */
+  cancelInFlight(): void {
+    if (this.#state === 'waiting') this.#enter('failing', new BlockError('EIO'));
+  }
+
   #retry(delayMs: number): void {
     this.#timer(delayMs, () => {
       if (this.#state === 'closed' || this.#state === 'up') return;
