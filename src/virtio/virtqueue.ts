@@ -30,6 +30,8 @@ export interface Chain {
   readonly head: number;
   readonly readable: readonly GuestRange[];
   readonly writable: readonly GuestRange[];
+  /** Length of all of them. */
+  readonly bytes: number;
 }
 
 /** Little-endian numbers in guest memory, in RAM where it stands or by copies. */
@@ -156,6 +158,7 @@ export class Virtqueue {
     let table = this.#descriptors;
     let entries = this.size;
     let isIndirect = false;
+    let total = 0;
     for (let at = head, seen = 0; ;) {
       const base = DESC_BYTES * at;
       const address = table.get64(base);
@@ -180,7 +183,8 @@ export class Virtqueue {
       else if (writable.length > 0) {
         throw new VirtioError('a readable descriptor behind a writable one');
       } else readable.push({ address, bytes });
-      if ((flags & DESC_NEXT) === 0) return { head, readable, writable };
+      total += bytes;
+      if ((flags & DESC_NEXT) === 0) return { head, readable, writable, bytes: total };
       at = table.get16(base + 14);
       if (at >= entries) throw new VirtioError('there is no such descriptor');
     }

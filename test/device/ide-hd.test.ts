@@ -301,6 +301,38 @@ describe('hostile guests', () => {
     expect(backend.size).toBe(64 * MiB);
   });
 
+  it('resets while requests are under way do not heap them up', async () => {
+    const test = await testMachine();
+    const slow = { driver: 'null-co', size: 64 << 20, 'latency-ns': 20_000_000 };
+    const backend = await addDrive(test.graph, 'disk0', slow);
+    await test.machine.addDevice({ driver: 'ide-hd', drive: 'disk0', bus: 'ide.0' }, 'keyval');
+    const driver = new IdeDriver(test.machine);
+    driver.enableDma();
+    driver.table([[0x20_0000, 0x1_0000]]);
+    for (let i = 0; i < 20; i++) {
+      driver.command(0xc8, 0, 128);
+      test.machine.ports.write(0xc000, 1, 9);
+      expect(backend.inFlight).toBeLessThanOrEqual(4);
+      if (i === 19) break;
+      test.machine.ports.write(0x3f6, 1, 4);
+      test.machine.ports.write(0x3f6, 1, 0);
+      test.machine.ports.write(0xc000, 1, 0);
+    }
+    expect(backend.inFlight).toBe(4);
+    await expect.poll(() => driver.in(7) & 0xc1, { timeout: 20_000 }).toBe(0x40);
+  });
+
+  it('SMART: every subcommand of EXECUTE OFFLINE ends (CVE-2014-2894)', async () => {
+    const test = await testMachine();
+    await addIdeDisk(test, 1 << 20);
+    const driver = new IdeDriver(test.machine);
+    for (let sub = 0; sub < 256; sub++) {
+      driver.command(0xb0, 0xc2_4f_00 + sub, 0, false, 0xd4);
+      const status = await driver.ready();
+      expect(status & 0x88).toBe(0);
+    }
+  });
+
   it('reading on after the data ends gives zeroes (CVE-2015-5154)', async () => {
     const test = await testMachine();
     await addIdeDisk(test, 8 * MiB);

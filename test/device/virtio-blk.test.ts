@@ -293,6 +293,33 @@ it.each([
   expect(await driver.request(0, 0, new Uint8Array(512), false)).toBe(0);
 });
 
+it('requests that describe too much wait, over resets, too (CVE-2016-5403)', async () => {
+  const test = await testMachine();
+  const slow = { driver: 'null-co', size: 1024 * MiB, 'latency-ns': 20_000_000 };
+  const backend = await addDrive(test.graph, 'disk0', slow);
+  await test.machine.addDevice({ driver: 'virtio-blk-pci', drive: 'disk0', addr: '4' }, 'keyval');
+  const driver = new Driver(test.machine, false);
+  const each = 16 * MiB;
+  let most = 0;
+  for (let round = 0; round < 5; round++) {
+    driver.start();
+    // Eight reads of 16 MiB, each eight times into the same 2 MiB.
+    for (let i = 0; i < 8; i++) {
+      const head = 10 * i;
+      driver.descriptor(head, 0x20_0000, 16, 1, head + 1);
+      for (let k = 1; k <= 8; k++)
+        driver.descriptor(head + k, 0x40_0000, each / 8, 3, head + k + 1);
+      driver.descriptor(head + 9, 0x21_0000 + i, 1, 2, 0);
+      driver.offer(head);
+    }
+    driver.kick();
+    most = Math.max(most, backend.inFlight);
+    await settled(2);
+  }
+  expect(most).toBe(4);
+  await expect.poll(() => driver.usedIndex, { timeout: 20_000 }).toBe(8);
+});
+
 it('survives rings and registers at random', async () => {
   const { driver, machine, backend } = await blkMachine(true);
   const random = seededRandom();

@@ -29,6 +29,8 @@ const FIS_D2H = 0x40;
 const FIS_SET_BITS = 0x58;
 const SSTS_PRESENT = 0x113;
 const NO_DEVICE_TFD = 0x7f;
+/** Bytes that queued commands in flight may move, but for the last of them; others wait. */
+const MOST_IN_FLIGHT = 64 * 1024 * 1024;
 
 export class AhciPort {
   readonly unit: IdeUnit;
@@ -53,6 +55,8 @@ export class AhciPort {
   #epoch = 0;
   /** Tags of queued commands under way. */
   #queued = 0;
+  /** Bytes of queued commands that have not ended, those that resets gave up included. */
+  #inFlight = 0;
   /** Tags of which the guest was not told that they are done. */
   #finished = 0;
   readonly #setBits = new Uint8Array(8);
@@ -278,6 +282,7 @@ export class AhciPort {
     }
     const code = fis[2]!;
     if ((code === 0x60 || code === 0x61) && this.unit.model?.drive !== undefined) {
+      if (this.#inFlight >= MOST_IN_FLIGHT) return false;
       this.#queue(command);
       return true;
     }
@@ -429,8 +434,10 @@ export class AhciPort {
     this.#queued = (this.#queued | bit) >>> 0;
     const offset = lba * SECTOR;
     const done = isRead ? drive.read(offset, buffer.iov) : drive.write(offset, buffer.iov);
+    this.#inFlight += bytes;
     done.then(
       () => {
+        this.#copied(bytes);
         if (epoch !== this.#epoch) return;
         buffer.finish();
         this.#queued = (this.#queued & ~bit) >>> 0;
@@ -439,10 +446,22 @@ export class AhciPort {
         this.#finished = (this.#finished | bit) >>> 0;
       },
       () => {
+        this.#copied(bytes);
         if (epoch === this.#epoch) this.#queueFailed(bit);
       },
     );
   }
+
+  /** A request ended, one that a reset gave up, too: others may have waited for its memory. */
+  #copied(bytes: number): void {
+    const wasFull = this.#inFlight >= MOST_IN_FLIGHT;
+    this.#inFlight -= bytes;
+    if (wasFull) queueMicrotask(this.#goOn);
+  }
+
+  readonly #goOn = (): void => {
+    this.#next();
+  };
 
   readonly #tellFinished = (): void => {
     const bits = this.#finished;

@@ -7,7 +7,6 @@ import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 import type { BlockTarget } from '../../virtio/block.js';
 import { executeBlock, SECTOR } from '../../virtio/block.js';
-import type { Chain, Virtqueue } from '../../virtio/virtqueue.js';
 import { MAX_QUEUE_SIZE } from '../../virtio/virtqueue.js';
 import type { BlockSizes, Claim } from '../bus/block-properties.js';
 import {
@@ -93,7 +92,6 @@ class VirtioBlkPci implements Device, VirtioModel {
   #target: BlockTarget | undefined;
   #sizes: BlockSizes | undefined;
   #geometry: Geometry | undefined;
-  #epoch = 0;
 
   constructor(init: DeviceInit<Properties>) {
     this.#init = init;
@@ -232,35 +230,10 @@ class VirtioBlkPci implements Device, VirtioModel {
     const pci = this.#pci;
     const target = this.#target;
     if (pci === undefined || target === undefined) return;
-    const isSound = pci.drain(queue, (chain, ring) => {
-      this.#start(pci, ring, queue, chain, target);
-    });
-    if (!isSound) this.#epoch++;
-  }
-
-  #start(pci: VirtioPci, ring: Virtqueue, queue: number, chain: Chain, target: BlockTarget): void {
-    const epoch = this.#epoch;
-    executeBlock(pci.fn.memory, chain, target, isGivenUp).then(
-      (written) => {
-        if (epoch !== this.#epoch) return;
-        const wasFull = ring.out >= ring.size;
-        ring.push(chain, written);
-        pci.tell(queue);
-        if (wasFull) this.kick(queue);
-      },
-      (e: unknown) => {
-        if (epoch === this.#epoch && !isGivenUp(e)) this.#broken(pci);
-      },
-    );
-  }
-
-  #broken(pci: VirtioPci): void {
-    this.#epoch++;
-    pci.fail();
+    pci.serve(queue, (chain) => executeBlock(pci.fn.memory, chain, target, isGivenUp));
   }
 
   abandon(): void {
-    this.#epoch++;
     this.#drive?.abandon();
   }
 
@@ -284,7 +257,7 @@ class VirtioBlkPci implements Device, VirtioModel {
   }
 
   async unrealize(): Promise<void> {
-    this.#epoch++;
+    this.#pci?.abandon();
     if (this.#devfn !== undefined) this.bus.detach(this.#devfn);
     this.#devfn = undefined;
     this.#pci = undefined;

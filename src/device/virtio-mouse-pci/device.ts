@@ -98,10 +98,7 @@ class VirtioMouse implements Device, VirtioModel {
   /** Buffers for events stay with the device; what the driver tells of lights is given back. */
   kick(queue: number): void {
     if (queue === EVENT_QUEUE) return;
-    const isSound = this.#pci.drain(STATUS_QUEUE, (chain, ring) => {
-      ring.push(chain, 0);
-    });
-    if (isSound) this.#pci.tell(STATUS_QUEUE);
+    this.#pci.serve(STATUS_QUEUE, () => Promise.resolve(0));
   }
 
   abandon(): void {

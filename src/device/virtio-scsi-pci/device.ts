@@ -5,12 +5,11 @@ import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 import { addressBytes, readChain, scsiAddress, scsiCommand } from '../../virtio/scsi.js';
 import { ScsiResponse, writeChain } from '../../virtio/scsi.js';
-import type { Chain, Virtqueue } from '../../virtio/virtqueue.js';
+import type { Chain } from '../../virtio/virtqueue.js';
 import { MAX_QUEUE_SIZE, VirtioError } from '../../virtio/virtqueue.js';
 import { senseData } from '../../wire/mmc.js';
 import type { Bus, Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
-import { Abandoned } from '../bus/drive.js';
 import { PciBus } from '../bus/pci/bus.js';
 import type { ScsiPlace } from '../bus/scsi/bus.js';
 import { ScsiBus } from '../bus/scsi/bus.js';
@@ -77,7 +76,6 @@ class VirtioScsiPci implements Device, VirtioModel {
   #devfn: number | undefined;
   #cdbBytes = DEFAULT_CDB;
   #senseBytes = DEFAULT_SENSE;
-  #epoch = 0;
   #missedEvents = false;
 
   constructor(init: DeviceInit<Properties>) {
@@ -163,28 +161,8 @@ class VirtioScsiPci implements Device, VirtioModel {
       if (this.#missedEvents) this.#event(0, undefined, 0);
       return;
     }
-    const isSound = this.#pci.drain(queue, (chain, ring) => {
-      if (queue === CONTROL_QUEUE) this.#control(chain, ring);
-      else this.#start(chain, ring, queue);
-    });
-    if (!isSound) this.#epoch++;
-  }
-
-  #start(chain: Chain, ring: Virtqueue, queue: number): void {
-    const epoch = this.#epoch;
-    this.#execute(chain).then(
-      (written) => {
-        if (epoch !== this.#epoch) return;
-        const wasFull = ring.out >= ring.size;
-        ring.push(chain, written);
-        this.#pci.tell(queue);
-        if (wasFull) this.kick(queue);
-      },
-      (e: unknown) => {
-        if (epoch !== this.#epoch || e instanceof Abandoned) return;
-        this.#epoch++;
-        this.#pci.fail();
-      },
+    this.#pci.serve(queue, (chain) =>
+      queue === CONTROL_QUEUE ? Promise.resolve(this.#control(chain)) : this.#execute(chain),
     );
   }
 
@@ -212,8 +190,8 @@ class VirtioScsiPci implements Device, VirtioModel {
     });
   }
 
-  /** Task management and asynchronous notifications. */
-  #control(chain: Chain, ring: Virtqueue): void {
+  /** Task management and asynchronous notifications; gives the bytes that were written. */
+  #control(chain: Chain): number {
     const { memory } = this.#pci.fn;
     const request = readChain(memory, chain, 24);
     if (request.length < 16) throw new VirtioError('a control request that is too short');
@@ -221,12 +199,10 @@ class VirtioScsiPci implements Device, VirtioModel {
     const type = view.getUint32(0, true);
     if (type !== TMF) {
       // No notification exists that could be asked for.
-      ring.push(chain, writeChain(memory, chain, Uint8Array.of(0, 0, 0, 0, ScsiResponse.ok)));
-    } else {
-      const response = this.#manage(view.getUint32(4, true), scsiAddress(request.subarray(8)));
-      ring.push(chain, writeChain(memory, chain, Uint8Array.of(response)));
+      return writeChain(memory, chain, Uint8Array.of(0, 0, 0, 0, ScsiResponse.ok));
     }
-    this.#pci.tell(CONTROL_QUEUE);
+    const response = this.#manage(view.getUint32(4, true), scsiAddress(request.subarray(8)));
+    return writeChain(memory, chain, Uint8Array.of(response));
   }
 
   #manage(subtype: number, address: { target: number; lun: number } | undefined): number {
@@ -282,7 +258,6 @@ class VirtioScsiPci implements Device, VirtioModel {
   }
 
   abandon(): void {
-    this.#epoch++;
     this.#cdbBytes = DEFAULT_CDB;
     this.#senseBytes = DEFAULT_SENSE;
     this.#missedEvents = false;
@@ -300,7 +275,7 @@ class VirtioScsiPci implements Device, VirtioModel {
   }
 
   async unrealize(): Promise<void> {
-    this.#epoch++;
+    this.#pci.abandon();
     if (this.#devfn !== undefined) this.bus.detach(this.#devfn);
     this.#devfn = undefined;
   }

@@ -96,6 +96,9 @@ interface PioPhase {
   readonly next: () => void;
 }
 
+/** Requests that resets gave up and that the host carries out still: more wait (bounded memory). */
+const MOST_WORKING = 4;
+
 export class IdeUnit {
   readonly regs: TaskFile = {
     feature: 0,
@@ -112,6 +115,10 @@ export class IdeUnit {
   readonly #link: IdeLink;
   #pio: PioPhase | undefined;
   #epoch = 0;
+  /** Requests of the disk that have not ended, those that resets gave up included. */
+  #working = 0;
+  /** A command that waits until fewer are. */
+  #onRoom: (() => void) | undefined;
 
   constructor(link: IdeLink) {
     this.#link = link;
@@ -160,6 +167,16 @@ export class IdeUnit {
       if (code !== 0x08 || !model.isPacket) return;
       this.abandon();
     }
+    if (this.#working >= MOST_WORKING) {
+      const epoch = this.#epoch;
+      this.status = IdeStatus.busy | IdeStatus.ready | IdeStatus.seek;
+      this.#onRoom = (): void => {
+        if (epoch === this.#epoch) this.#start(model, code);
+      };
+    } else this.#start(model, code);
+  }
+
+  #start(model: IdeModel, code: number): void {
     this.status = IdeStatus.ready | IdeStatus.seek;
     this.error = 0;
     if (!model.command(code)) this.abort();
@@ -201,14 +218,24 @@ export class IdeUnit {
   wait(work: Promise<void>, then: () => void, failed: (error: unknown) => void): void {
     const epoch = this.#epoch;
     this.status = IdeStatus.busy | IdeStatus.ready | IdeStatus.seek;
+    this.#working++;
     work.then(
       () => {
+        this.#worked();
         if (epoch === this.#epoch) then();
       },
       (e: unknown) => {
+        this.#worked();
         if (epoch === this.#epoch && !(e instanceof Abandoned)) failed(e);
       },
     );
+  }
+
+  #worked(): void {
+    this.#working--;
+    const go = this.#onRoom;
+    this.#onRoom = undefined;
+    go?.();
   }
 
   /** The host reads `buffer` from the data register; then `next`. */

@@ -5,6 +5,7 @@
 import { assert } from '../../../lib/assert.js';
 import type { Chain, QueuePlace } from '../../../virtio/virtqueue.js';
 import { MAX_QUEUE_SIZE, VirtioError, Virtqueue } from '../../../virtio/virtqueue.js';
+import { Abandoned } from '../drive.js';
 import { Msix } from '../pci/msix.js';
 import { PciFunction } from '../pci/function.js';
 import type { AccessSize, IoRegion } from '../space.js';
@@ -25,6 +26,11 @@ const MODERN_BYTES = 0x4000;
 const NOTIFY_STEP = 4;
 const LEGACY_BYTES = 128;
 const LEGACY_PAGE = 4096;
+/**
+ * Bytes that requests in flight may describe, but for the last of them; others wait in the queue.
+ * Memory that is no plain RAM is copied meanwhile.
+ */
+const MOST_IN_FLIGHT = 64 * 1024 * 1024;
 /** Bits of all devices. */
 export const VirtioFeature = {
   anyLayout: 1 << 27,
@@ -86,6 +92,10 @@ export class VirtioPci {
   #featureSelect = 0;
   #driverFeatureSelect = 0;
   #isModern = false;
+  /** Tells what was begun before a reset from what was begun later. */
+  #epoch = 0;
+  /** Bytes of requests that have not ended, those that resets gave up included. */
+  #inFlight = 0;
   /** Queues that got something back of which the driver was not told. */
   readonly #pushed = new Set<number>();
 
@@ -157,6 +167,7 @@ export class VirtioPci {
 
   /** The driver broke the rules: nothing works until it resets the device. */
   fail(): void {
+    this.#epoch++;
     for (const queue of this.#queues) queue.ring = undefined;
     if (!this.#isModern) return;
     this.configChanged();
@@ -164,20 +175,57 @@ export class VirtioPci {
   }
 
   /**
-   * Takes all requests of a queue that are there. False when the driver broke the queue's rules:
-   * then the device needs a reset.
+   * Begins all requests of a queue that are there, and gives each back when `execute` is done with
+   * it; what that resolves to is the number of bytes that the driver hears were written. A driver
+   * that breaks the queue's rules, here or by a VirtioError of `execute`, has to reset the device.
    */
-  drain(queue: number, each: (chain: Chain, ring: Virtqueue) => void): boolean {
+  serve(queue: number, execute: (chain: Chain) => Promise<number>): void {
     const ring = this.ring(queue);
-    if (ring === undefined) return true;
+    if (ring === undefined) return;
     try {
-      for (let chain = ring.pop(); chain !== undefined; chain = ring.pop()) each(chain, ring);
-      return true;
+      while (this.#inFlight < MOST_IN_FLIGHT) {
+        const chain = ring.pop();
+        if (chain === undefined) return;
+        this.#start(queue, ring, chain, execute(chain));
+      }
     } catch (e) {
       if (!(e instanceof VirtioError)) throw e;
       this.fail();
-      return false;
     }
+  }
+
+  #start(queue: number, ring: Virtqueue, chain: Chain, done: Promise<number>): void {
+    const epoch = this.#epoch;
+    const bytes = Math.min(chain.bytes, MOST_IN_FLIGHT);
+    this.#inFlight += bytes;
+    done.then(
+      (written) => {
+        const wasFull = ring.out >= ring.size;
+        if (epoch === this.#epoch) {
+          ring.push(chain, written);
+          this.tell(queue);
+        }
+        this.#ended(bytes);
+        if (wasFull) this.#kick(queue);
+      },
+      (e: unknown) => {
+        if (epoch === this.#epoch && !(e instanceof Abandoned)) this.fail();
+        this.#ended(bytes);
+      },
+    );
+  }
+
+  /** A request ended, one that a reset gave up, too: others may have waited for its memory. */
+  #ended(bytes: number): void {
+    const wasFull = this.#inFlight >= MOST_IN_FLIGHT;
+    this.#inFlight -= bytes;
+    if (!wasFull || this.#inFlight >= MOST_IN_FLIGHT) return;
+    for (let queue = 0; queue < this.#queues.length; queue++) this.#kick(queue);
+  }
+
+  /** The device goes: nothing is given back any more. */
+  abandon(): void {
+    this.#epoch++;
   }
 
   reset(): void {
@@ -187,6 +235,7 @@ export class VirtioPci {
   }
 
   #resetDevice(): void {
+    this.#epoch++;
     this.#model.abandon();
     this.#accepted = [0, 0];
     this.#status = 0;
