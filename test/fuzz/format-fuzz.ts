@@ -1,11 +1,12 @@
 // Mutated images of any format: each is opened, read, checked and written to. Whatever the bytes
 // are, the answers are data or a named error, soon, with bounded memory, and a reader changes
 // nothing.
-import { describe, it } from 'vitest';
+import { describe } from 'vitest';
 import { createImage, prepareCreate } from '../../src/block/create.js';
 import type { Backend, OpenFlags } from '../../src/index.js';
 import { Iov, Req } from '../../src/index.js';
 import { FakeFiles, fakeHost, Random, testGraph } from '../support/index.js';
+import { fuzzSeeds } from './seeds.js';
 
 const KiB = 1024;
 /** Longest file that a broken image may ask for. */
@@ -212,37 +213,9 @@ async function fuzzOne(shapes: readonly FuzzShape[], seed: number): Promise<void
   }
 }
 
-const first = Number(process.env['VDISK_FUZZ_SEED'] ?? 1);
-const seconds = Number(process.env['VDISK_FUZZ_SECONDS'] ?? 0);
-/** Images of one test, and tests when there is no time to fill. */
-const IMAGES = 50;
-const TESTS = 6;
-
 /** Declares the tests of a format; `npm run fuzz -- NAME` goes on with other seeds. */
 export function fuzzTests(name: string, shapes: readonly FuzzShape[]): void {
-  const fuzz = async (seed: number): Promise<void> => {
-    try {
-      await fuzzOne(shapes, seed);
-    } catch (e) {
-      const what = e instanceof Error ? (e.stack ?? e.message) : String(e);
-      throw new Error(`npm run fuzz -- ${name} --seed ${seed} repeats it: ${what}`, { cause: e });
-    }
-  };
   describe(`mutated ${name} images`, () => {
-    if (seconds > 0) {
-      it(`for ${seconds} s`, { timeout: (seconds + 120) * 1000 }, async () => {
-        const end = Date.now() + seconds * 1000;
-        let seed = first;
-        while (Date.now() < end) await fuzz(seed++);
-        console.log(`seeds ${first} to ${seed - 1}`);
-      });
-      return;
-    }
-    for (let i = 0; i < TESTS; i++) {
-      const from = first + i * IMAGES;
-      it(`seeds ${from} to ${from + IMAGES - 1}`, { timeout: 240_000 }, async () => {
-        for (let seed = from; seed < from + IMAGES; seed++) await fuzz(seed);
-      });
-    }
+    fuzzSeeds(name, { each: 50, tests: 6, fuzz: (seed) => fuzzOne(shapes, seed) });
   });
 }
