@@ -34,8 +34,11 @@ export interface MachineControl {
   reset(): void;
   /** As the power button. Event POWERDOWN. */
   powerDown(): void;
-  /** Adds a device: `driver`, `id`, `bus`, and its properties. Throws OptionError, BlockError. */
-  addDevice(properties: Readonly<Record<string, unknown>>): Promise<void>;
+  /**
+   * Adds a device: `driver`, `id`, `bus`, and its properties, or a text as of `-device`. Throws
+   * OptionError, BlockError.
+   */
+  addDevice(given: Readonly<Record<string, unknown>> | string): Promise<void>;
   /** Asks for a device to go; DEVICE_DELETED tells when it has. Throws QmpError, OptionError. */
   removeDevice(id: string): Promise<void>;
   /** Drives of `-drive` and `drive_add`, by name. */

@@ -11,6 +11,7 @@ import { runIoCommand } from '../io/run.js';
 import type { IoOutput } from '../io/output.js';
 import type { Program } from '../program.js';
 import { forgetDrive, makeDrive } from './drive.js';
+import { readDevice } from './guest.js';
 
 const noUuid = '00000000-0000-0000-0000-000000000000';
 
@@ -73,9 +74,11 @@ export class SystemControl implements MachineControl {
     if (reason !== 'shutdown') this.#daemon.emit('STOP');
   }
 
-  async addDevice(properties: Readonly<Record<string, unknown>>): Promise<void> {
+  async addDevice(given: Readonly<Record<string, unknown>> | string): Promise<void> {
     if (this.machine === undefined) throw new QmpError('There is no machine that takes devices');
-    await this.machine.addDevice(properties, 'qmp', true);
+    const { properties, json } =
+      typeof given === 'string' ? readDevice(given) : { properties: given, json: true };
+    await this.machine.addDevice(properties, json ? 'qmp' : 'keyval', true);
   }
 
   async removeDevice(id: string): Promise<void> {

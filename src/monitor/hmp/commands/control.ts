@@ -23,6 +23,22 @@ export const controlCommands: readonly HmpCommand[] = [
   plain('system_reset', 'system_reset', 'press the reset button'),
   plain('system_powerdown', 'system_powerdown', 'press the power button'),
   {
+    name: 'device_add',
+    args: 'device:S',
+    params: 'driver[,prop=value][,...]',
+    help: 'add a device, as -device does',
+    run: (run) => run.machine.addDevice(run.text('device')),
+  },
+  {
+    name: 'device_del',
+    args: 'id:s',
+    params: 'device',
+    help: 'ask for a device to go',
+    run: async (run) => {
+      await run.qmp('device_del', { id: run.text('id') });
+    },
+  },
+  {
     name: 'object_add',
     args: 'object:S',
     params: '[qom-type=]type,id=str[,prop=value][,...]',
