@@ -117,10 +117,16 @@ function setUpBuild() {
   if (status !== 0) throw new SetupError('the build failed');
 }
 
+/** Whether a command, or a module of Debian's Python (by its package), is there. */
+function isThere(name) {
+  if (!name.startsWith('python3-')) return findCommand(name) !== undefined;
+  return spawnSync('dpkg', ['-s', name], { stdio: 'ignore' }).status === 0;
+}
+
 /** Installs the packages of tools/peers.json whose command is missing, where that is possible. */
 function setUpPeers() {
   const peers = JSON.parse(tryRead(join(root, 'tools/peers.json')));
-  const missing = Object.keys(peers).filter((command) => findCommand(command) === undefined);
+  const missing = Object.keys(peers).filter((name) => !isThere(name));
   if (missing.length === 0) return;
   const why = cannotInstall();
   const left =

@@ -31,10 +31,24 @@ const tries: Readonly<Record<string, { args: readonly string[]; lacks: string }>
   script: { args: ['-qec', 'true', '/dev/null'], lacks: 'pseudo-terminals' },
 };
 
+/** Modules of Debian's Python that tests use, by their package. */
+const pythonModules: Readonly<Record<string, string>> = {
+  'python3-libqcow': 'pyqcow',
+  'python3-libvhdi': 'pyvhdi',
+  'python3-libvmdk': 'pyvmdk',
+};
+
+export const debianPython = '/usr/bin/python3';
+
 const found = new Map<string, string | undefined>();
 
 /** What is lacking for a command to be of use here; undefined: nothing. */
 function lackOf(command: string): string | undefined {
+  const module = pythonModules[command];
+  if (module !== undefined) {
+    const { status } = spawnSync(debianPython, ['-c', `import ${module}`], { stdio: 'ignore' });
+    return status === 0 ? undefined : command;
+  }
   if (findCommand(command) === undefined) return command;
   const check = tries[command];
   if (check === undefined) return undefined;
