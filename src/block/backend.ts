@@ -20,6 +20,8 @@ import { MAX_LENGTH, Perm, Req } from './types.js';
 export interface BackendUser {
   /** Id of the device, or its path, as queries tell it. */
   readonly qdev: string;
+  /** Its path among the machine's objects, below which QEMU has a virtio disk. */
+  readonly qomPath: string;
   /** Its medium can be taken out. */
   readonly isRemovable: boolean;
   /** It has a tray, which is open or not; false where it has none. */

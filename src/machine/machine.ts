@@ -93,6 +93,15 @@ const POWER_MANAGEMENT = 0x0b;
 /** The general-purpose event that says that PCI devices come or shall go. */
 const PCI_EVENT = 1;
 
+/** How a device comes. */
+interface Arrival {
+  /** A part of the machine. */
+  readonly isOwn?: boolean;
+  /** The machine attaches it for a drive. */
+  readonly isBoard?: boolean;
+  readonly isHotplug?: boolean;
+}
+
 export class Machine {
   readonly type: MachineType;
   readonly graph: BlockGraph;
@@ -123,6 +132,8 @@ export class Machine {
   });
   /** Backends that were made for a `drive=` that names a node. */
   readonly #anonymous = new Set<Backend>();
+  /** Devices without an id so far. */
+  readonly #unnamed = { unattached: 0, 'peripheral-anon': 0 };
   #paused: PauseReason | undefined;
   #waiting: (() => void)[] = [];
   #bootOrder: string;
@@ -286,10 +297,24 @@ export class Machine {
     return device;
   }
 
+  /** As addDevice, for a drive that the machine itself attaches. */
+  async addBoardDevice(properties: DeviceProperties): Promise<void> {
+    await this.#create(properties, 'keyval', { isBoard: true });
+    this.#settle();
+  }
+
+  /** Where QEMU has a new device among a machine's objects. */
+  #qomPath(id: string | undefined, isBoard: boolean): string {
+    if (id !== undefined) return `/machine/peripheral/${id}`;
+    const folder = isBoard ? 'unattached' : 'peripheral-anon';
+    const number = this.#unnamed[folder]++;
+    return `/machine/${folder}/device[${String(number)}]`;
+  }
+
   async #create(
     given: DeviceProperties,
     from: 'keyval' | 'qmp',
-    { isOwn = false, isHotplug = false }: { isOwn?: boolean; isHotplug?: boolean },
+    { isOwn = false, isBoard = false, isHotplug = false }: Arrival,
   ): Promise<Device> {
     const { driver, id, bus: busName, ...properties } = given;
     if (typeof driver !== 'string') throw new OptionError("Parameter 'driver' is missing");
@@ -308,7 +333,7 @@ export class Machine {
       if (each.driver === type.name) globals[each.property] = each.value;
     }
     const device = type.create(
-      { id: name, bus, context: this.#context },
+      { id: name, qomPath: this.#qomPath(name, isOwn || isBoard), bus, context: this.#context },
       { ...globals, ...properties },
       from,
     );

@@ -1,5 +1,5 @@
 /** Finding the device that a command means. */
-import type { Backend } from '../block/backend.js';
+import type { Backend, BackendUser } from '../block/backend.js';
 import type { BlockGraph } from '../block/graph.js';
 import { QmpError } from './qmp-error.js';
 
@@ -8,14 +8,15 @@ export interface DeviceName {
   readonly id?: string | undefined;
 }
 
-/** Whether `id` names the device of a backend: by its ID, or by its path. */
-function isNamed({ user }: Backend, id: string): boolean {
-  return user?.qdev === id || `/machine/peripheral/${user?.qdev ?? ''}` === id;
+/** By its id, or by a path with or without its ends. */
+function isCalled({ qdev, qomPath }: BackendUser, name: string): boolean {
+  const short = qomPath.replace(/^\/machine\/peripheral\//, '');
+  return [qdev, qomPath, short, short.replace(/\/virtio-backend$/, '')].includes(name);
 }
 
 /** The backend of a device, by the device's ID or path. */
 export function tryDevice(graph: BlockGraph, id: string): Backend | undefined {
-  return allBackends(graph).find((each) => each.user !== undefined && isNamed(each, id));
+  return allBackends(graph).find((each) => each.user !== undefined && isCalled(each.user, id));
 }
 
 /** The backend of a device, by its old name or by the id of the device. Throws QmpError. */

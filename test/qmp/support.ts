@@ -178,8 +178,12 @@ export class DaemonProcess {
   readonly ended: Promise<number>;
   #next = 0;
 
-  constructor(program: string, args: readonly string[] = [], cwd?: string) {
-    const monitor = ['--chardev', 'stdio,id=stdio', '--monitor', 'stdio'];
+  constructor(
+    program: string,
+    args: readonly string[] = [],
+    cwd?: string,
+    monitor = ['--chardev', 'stdio,id=stdio', '--monitor', 'stdio'],
+  ) {
     this.child = spawn(program, [...args, ...monitor], { cwd });
     this.child.stdout.on('data', (piece: Buffer) => {
       this.lines.push(piece);

@@ -1,10 +1,11 @@
 /** A CD/DVD drive as the monitor's media commands see it. */
 import type { Backend, BackendUser } from '../../block/backend.js';
 import type { CdDrive } from './cd-drive.js';
+import type { DeviceName } from './drive.js';
 
-export function cdUser(qdev: string, cd: CdDrive, backend: Backend): BackendUser {
+export function cdUser(name: DeviceName, cd: CdDrive, backend: Backend): BackendUser {
   return {
-    qdev,
+    ...name,
     isRemovable: true,
     hasTray: true,
     get isTrayOpen(): boolean {

@@ -115,6 +115,8 @@ export interface Device {
 export interface DeviceInit<T> {
   readonly type: DeviceType;
   readonly id: string | undefined;
+  /** Where QEMU has it among a machine's objects. */
+  readonly qomPath: string;
   readonly bus: Bus | undefined;
   readonly context: DeviceContext;
   readonly options: T;

@@ -11,7 +11,7 @@ import { BlockError, errorCode } from '../../block/errors.js';
 import { Perm } from '../../block/types.js';
 import { errnoText } from '../../lib/errno.js';
 import type { Iov } from '../../lib/iov.js';
-import type { DeviceContext } from './device.js';
+import type { DeviceContext, DeviceInit } from './device.js';
 
 /** A property `rerror` or `werror`; `auto` leaves what the drive says. */
 export type OnError = 'auto' | ErrorAction;
@@ -40,11 +40,22 @@ export class Abandoned extends Error {
   override readonly name = 'Abandoned';
 }
 
+/** How monitors name what stands in front of a backend. */
+export type DeviceName = Pick<BackendUser, 'qdev' | 'qomPath'>;
+
+/** The name of a device that has its drive itself, by which QEMU's queries tell it. */
+export function deviceName({
+  id,
+  qomPath,
+}: Pick<DeviceInit<unknown>, 'id' | 'qomPath'>): DeviceName {
+  return { qdev: id ?? qomPath, qomPath };
+}
+
 /** The user of a disk that nobody takes out. */
-export function fixedUser(qdev: string): BackendUser {
+export function fixedUser(name: DeviceName): BackendUser {
   const nothing = (): void => undefined;
   return {
-    qdev,
+    ...name,
     isRemovable: false,
     hasTray: false,
     isTrayOpen: false,
@@ -198,7 +209,7 @@ export class Drive {
     const code = errorCode(failure);
     const { backend } = this;
     this.#context.emit('BLOCK_IO_ERROR', {
-      'qom-path': backend.user?.qdev ?? '',
+      'qom-path': backend.user?.qomPath ?? '',
       device: backend.name,
       ...(backend.isInserted ? { 'node-name': backend.node.name } : {}),
       operation,

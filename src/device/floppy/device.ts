@@ -9,6 +9,7 @@ import { attachBackend, blockProperties, blockSizes } from '../bus/block-propert
 import type { BiosFloppy, Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import type { Drive } from '../bus/drive.js';
+import { deviceName } from '../bus/drive.js';
 import { FloppyBus } from '../bus/floppy/bus.js';
 import { FloppyDrive, SECTOR } from '../bus/floppy/drive.js';
 import type { FloppyType } from '../bus/floppy/geometry.js';
@@ -85,7 +86,7 @@ class Floppy implements Device {
     }
     this.#drive = await claim({
       user: {
-        qdev: this.id ?? `/machine/unattached/floppy${unit}`,
+        ...deviceName(this.#init),
         isRemovable: true,
         hasTray: false,
         isTrayOpen: false,

@@ -9,6 +9,7 @@ import type { Claim } from '../bus/block-properties.js';
 import type { Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import type { Drive } from '../bus/drive.js';
+import { deviceName } from '../bus/drive.js';
 import type { IdePlace } from '../bus/ide/bus.js';
 import { IdeBus } from '../bus/ide/bus.js';
 import { ideNames, ideProperties } from '../bus/ide/names.js';
@@ -63,7 +64,7 @@ export class IdeCd implements Device {
         throw new OptionError(`${name} must be ${wanted} for IDE`, name);
       }
     }
-    const qdev = this.id ?? `/machine/unattached/ide${number}`;
+    const name = deviceName(this.#init);
     const cd = new CdDrive({
       get drive(): Drive {
         return drive;
@@ -73,13 +74,13 @@ export class IdeCd implements Device {
       trayMoved: (open) => {
         context.emit('DEVICE_TRAY_MOVED', {
           device: backend.name,
-          id: qdev,
+          id: name.qdev,
           'tray-open': open,
         });
       },
     });
     const drive = await claim({
-      user: cdUser(qdev, cd, backend),
+      user: cdUser(name, cd, backend),
       isReadOnly: true,
       resized: () => undefined,
     });

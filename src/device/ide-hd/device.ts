@@ -15,7 +15,7 @@ import type { Claim } from '../bus/block-properties.js';
 import type { BiosDisk, Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
 import type { Drive } from '../bus/drive.js';
-import { fixedUser } from '../bus/drive.js';
+import { deviceName, fixedUser } from '../bus/drive.js';
 import type { GeometryGuess, Translation } from '../bus/geometry.js';
 import type { IdePlace } from '../bus/ide/bus.js';
 import { IdeBus } from '../bus/ide/bus.js';
@@ -87,7 +87,7 @@ export class IdeHd implements Device {
     const sizes = blockSizes(options);
     if (sizes.logical !== 512) throw new OptionError('logical_block_size must be 512 for IDE');
     const drive = await claim({
-      user: fixedUser(this.id ?? `/machine/unattached/ide${number}`),
+      user: fixedUser(deviceName(this.#init)),
       isReadOnly: false,
       resized: () => undefined,
     });

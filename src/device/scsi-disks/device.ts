@@ -17,8 +17,8 @@ import { cdUser } from '../bus/cd-user.js';
 import { CdDrive } from '../bus/cd-drive.js';
 import type { Device, DeviceInit, DeviceType } from '../bus/device.js';
 import { declareDevice } from '../bus/device.js';
-import type { Drive } from '../bus/drive.js';
-import { fixedUser } from '../bus/drive.js';
+import type { DeviceName, Drive } from '../bus/drive.js';
+import { deviceName, fixedUser } from '../bus/drive.js';
 import type { ScsiPlace, ScsiUnit } from '../bus/scsi/bus.js';
 import { ScsiBus } from '../bus/scsi/bus.js';
 import { scsiProperties } from '../bus/scsi/properties.js';
@@ -91,7 +91,7 @@ abstract class ScsiDevice<P extends Shared> implements Device {
   protected abstract unit(
     backend: Backend,
     claim: Claim,
-    qdev: string,
+    name: DeviceName,
   ): Promise<{ readonly drive: Drive; readonly unit: ScsiUnit }>;
 
   get drive(): Drive | undefined {
@@ -101,10 +101,8 @@ abstract class ScsiDevice<P extends Shared> implements Device {
   async realize(): Promise<void> {
     const { context, options } = this.init;
     const place = this.bus.place(options.channel, options['scsi-id'], options.lun);
-    const { channel, target, lun } = place;
-    const qdev = this.id ?? `/machine/unattached/scsi${channel}-${target}-${lun}`;
     await attachBackend(context, options, async (backend, claim) => {
-      const { drive, unit } = await this.unit(backend, claim, qdev);
+      const { drive, unit } = await this.unit(backend, claim, deviceName(this.init));
       this.#drive = drive;
       this.#place = place;
       this.bus.attach(place, unit);
@@ -134,14 +132,14 @@ class ScsiHd extends ScsiDevice<Infer<typeof diskProperties>> {
   protected override async unit(
     backend: Backend,
     claim: Claim,
-    qdev: string,
+    name: DeviceName,
   ): Promise<{ drive: Drive; unit: ScsiUnit }> {
     const { options } = this.init;
     if (options.drive === undefined) throw new OptionError('drive property not set');
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     const sizes = blockSizes(options);
     const isReadOnly = backend.node.staysReadOnly;
-    const drive = await claim({ user: fixedUser(qdev), isReadOnly, resized: () => undefined });
+    const drive = await claim({ user: fixedUser(name), isReadOnly, resized: () => undefined });
     await diskGeometry(options, bounds, backend);
     const unit = new ScsiDisk({
       drive,
@@ -164,7 +162,7 @@ class ScsiCdDevice extends ScsiDevice<Infer<typeof cdProperties>> {
   protected override async unit(
     backend: Backend,
     claim: Claim,
-    qdev: string,
+    name: DeviceName,
   ): Promise<{ drive: Drive; unit: ScsiUnit }> {
     const { options, context } = this.init;
     const { product, revision } = names(options, 'QEMU CD-ROM', '');
@@ -175,11 +173,15 @@ class ScsiCdDevice extends ScsiDevice<Infer<typeof cdProperties>> {
       model: product,
       version: revision,
       trayMoved: (open) => {
-        context.emit('DEVICE_TRAY_MOVED', { device: backend.name, id: qdev, 'tray-open': open });
+        context.emit('DEVICE_TRAY_MOVED', {
+          device: backend.name,
+          id: name.qdev,
+          'tray-open': open,
+        });
       },
     });
     const drive = await claim({
-      user: cdUser(qdev, cd, backend),
+      user: cdUser(name, cd, backend),
       isReadOnly: true,
       resized: () => undefined,
     });

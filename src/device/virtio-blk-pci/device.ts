@@ -133,8 +133,10 @@ class VirtioBlkPci implements Device, VirtioModel {
     if (!backend.isInserted) throw new OptionError('Device needs media, but drive is empty');
     const sizes = blockSizes(options);
     const isReadOnly = backend.node.staysReadOnly;
+    // The disk proper is a part of the device on the bus.
+    const path = `${this.#init.qomPath}/virtio-backend`;
     const drive = await claim({
-      user: fixedUser(this.id ?? `/machine/unattached/virtio-blk-${devfn}`),
+      user: fixedUser({ qdev: path, qomPath: path }),
       isReadOnly,
       resized: () => {
         this.#pci?.configChanged();

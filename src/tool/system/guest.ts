@@ -179,7 +179,7 @@ export async function attachDrive(machine: Machine, drive: Drive): Promise<void>
       const name = isSata ? `ide.${String(bus * 2 + unit)}` : `ide.${String(bus)}`;
       if (machine.buses.some((each) => each.name === name)) {
         const place = { bus: name, unit: isSata ? '0' : String(unit) };
-        await machine.addDevice({ driver, drive: id, ...place }, 'keyval');
+        await machine.addBoardDevice({ driver, drive: id, ...place });
         return;
       }
       break;
@@ -187,9 +187,9 @@ export async function attachDrive(machine: Machine, drive: Drive): Promise<void>
     case 'floppy':
       // A machine that has no controller by itself gets one for its drives.
       if (!machine.buses.some((each) => each.kind === 'floppy-bus')) {
-        await machine.addDevice({ driver: 'isa-fdc' }, 'keyval');
+        await machine.addBoardDevice({ driver: 'isa-fdc' });
       }
-      await machine.addDevice({ driver: 'floppy', drive: id, unit: String(unit) }, 'keyval');
+      await machine.addBoardDevice({ driver: 'floppy', drive: id, unit: String(unit) });
       return;
     case 'virtio':
       await machine.addDevice({ driver: 'virtio-blk-pci', drive: id }, 'keyval');
