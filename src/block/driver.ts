@@ -445,6 +445,8 @@ export interface Driver {
   readonly blockdev?: Decl;
   /** Of these, what may change while a node is open; see {@link DriverInstance.reopenPrepare}. */
   readonly reopenOptions?: readonly string[];
+  /** Of the others, values that count as the default: a reopen may name them or leave them out. */
+  readonly reopenDefaults?: NodeOptions;
   /**
    * Options of a reopen that keeps old values: `given` over `old`, both nested. Absent: a new value
    * replaces the old one of the same name, and objects are merged.

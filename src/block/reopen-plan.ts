@@ -163,6 +163,7 @@ function refuseResets(node: BlockNode, own: NodeOptions, children: readonly stri
     if (key === 'backing' || key in own || changeable.has(key) || isObject(value)) continue;
     if (children.includes(key)) continue;
     if (typeof value === 'string' && node.children.has(key)) continue;
+    if (node.driver.reopenDefaults?.[key] === value) continue;
     throw invalid(`Option '${key}' cannot be reset to its default value`);
   }
 }
@@ -177,7 +178,7 @@ function ownOptions(node: BlockNode, own: NodeOptions, children: readonly string
   for (const [key, value] of Object.entries(own)) {
     if (children.includes(key)) continue;
     if (!node.driver.optionNames.includes(key)) throw cannotChange(key);
-    const before = old[key] ?? strong[key];
+    const before = old[key] ?? strong[key] ?? node.driver.reopenDefaults?.[key];
     if (!changeable.has(key) && !isSame(value, before)) throw cannotChange(key);
     mine[key] = value;
   }

@@ -255,6 +255,18 @@ describe('modes', () => {
     );
   });
 
+  it('options with the value that counts as the default need not be named again', async () => {
+    const file = { driver: 'file', filename: '/0', aio: 'threads', 'node-name': 'f' };
+    const options = { driver: 'qcow2', 'node-name': 'x', file };
+    await add(options);
+    const { aio: _aio, ...without } = file;
+    await reopen(options, { file: without });
+    await reopen(options);
+    expect(await failure(reopen(options, { file: { ...file, aio: 'native' } }))).toBe(
+      "Cannot change the option 'aio'",
+    );
+  });
+
   it('qemu-io style: what is not named stays', async () => {
     const top = await add({ ...hd(0), 'detect-zeroes': 'on' });
     await reopenNode(top, { flags: { cache: { writeback: true, direct: true, noFlush: false } } });

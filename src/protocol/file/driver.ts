@@ -206,6 +206,8 @@ function driver(name: Name): Driver {
     optionNames: fileOptionNames,
     blockdev: fileOptions,
     reopenOptions: reopenNames(fileOptions),
+    // QEMU's default; here the engine stays what it is.
+    reopenDefaults: { aio: 'threads' },
     parseFilename: (filename) => parseFilename(name, filename),
     open: (context) => open(name, context),
   };

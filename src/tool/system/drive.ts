@@ -255,10 +255,8 @@ function readHow(
     how.copyOnRead = false;
   }
   const aio = options.take('aio');
-  const engine = aio === undefined ? undefined : parseAioMode(aio);
-  if (aio !== undefined && engine === undefined) throw new OptionError('invalid aio option');
-  // The default is no option of the node that a reopen would have to name again.
-  how.aio = engine === 'threads' ? undefined : engine;
+  how.aio = aio === undefined ? undefined : parseAioMode(aio);
+  if (aio !== undefined && how.aio === undefined) throw new OptionError('invalid aio option');
   how.snapshot = options.bool('snapshot') ?? false;
   how.unmap = false;
   const format = options.take('format');
