@@ -177,6 +177,8 @@ export async function forgetDrive(backend: Backend): Promise<void> {
   graph.backends.delete(backend.name);
   backend.name = '';
   if (!isUsed) return;
+  // The device stays, without a medium.
+  graph.deviceBackends.add(backend);
   // Requests of the device fail from now on, and must not stop the guest.
   backend.onReadError = 'report';
   backend.onWriteError = 'report';

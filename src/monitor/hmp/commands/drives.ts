@@ -1,6 +1,7 @@
 /** Drives, media, and the exerciser. */
 import { Backend } from '../../../block/backend.js';
 import { messageOf } from '../../../block/errors.js';
+import { checkOp } from '../../../block/op-blockers.js';
 import { BugError } from '../../../lib/assert.js';
 import { Perm } from '../../../block/types.js';
 import { lookupNode } from '../../commands/blockdev.js';
@@ -46,8 +47,11 @@ async function driveDelete(run: HmpRun): Promise<void> {
   }
   const backend = run.context.graph.backends.get(id);
   if (backend === undefined) throw new HmpError(`Device '${id}' not found`);
-  await run.context.exports.ejected(backend);
-  await alone(() => run.machine.removeDrive(id));
+  await alone(async () => {
+    if (backend.isInserted) checkOp(backend.node, 'drive-del');
+    await run.context.exports.ejected(backend);
+    await run.machine.removeDrive(id);
+  });
 }
 
 async function exerciser(run: HmpRun): Promise<void> {
