@@ -7,8 +7,9 @@
  *      clusters, and is named once ("Consistency checking"); `check` tells of the rest.
  *  Q2  Order of writes: block/table-tree.ts. A crash leaves at most clusters that nobody names.
  *  Q3  Without a backing file QED_F_NEED_CHECK stands in the header from the first cluster that is
- *      given a place until the image is closed or becomes read-only, as with QEMU. Who opens an
- *      image with it for writing checks and repairs it first.
+ *      given a place until the image is closed or becomes read-only, or nothing was written for
+ *      five seconds, as with QEMU. Who opens an image with it for writing checks and repairs it
+ *      first.
  *  Q4  A writer clears autoclear features that it does not know before anything else.
  *
  * Not supported, as in QEMU: shrinking, preallocation, compression, internal snapshots, encryption.

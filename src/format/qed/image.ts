@@ -45,6 +45,11 @@ export class QedImage {
     this.#needsRepair = this.has(Feature.needCheck);
   }
 
+  /** The flag was set by this writer and stands in the header. */
+  get isPrepared(): boolean {
+    return this.#isPrepared && this.has(Feature.needCheck);
+  }
+
   has(feature: bigint): boolean {
     return (this.fields.features & feature) !== 0n;
   }
@@ -96,9 +101,15 @@ export class QedImage {
   async #clean(): Promise<void> {
     if (!this.has(Feature.needCheck)) return;
     await this.file.flush();
-    this.fields.features &= ~Feature.needCheck;
-    await this.writeHeader();
+    // Whatever becomes of this write, the next cluster is not given a place without the flag.
     this.#isPrepared = false;
+    this.fields.features &= ~Feature.needCheck;
+    try {
+      await this.writeHeader();
+    } catch (e) {
+      this.fields.features |= Feature.needCheck;
+      throw e;
+    }
   }
 
   store(): Promise<void> {
@@ -152,6 +163,13 @@ export class QedImage {
   async finish(): Promise<void> {
     await this.store();
     if (this.#isPrepared) await this.#clean();
+  }
+
+  /** The same while nobody writes, and writing may go on: no leaks are left to be found either. */
+  async rest(): Promise<void> {
+    await this.store();
+    await this.#growth.trim();
+    await this.finish();
   }
 
   async close(): Promise<void> {

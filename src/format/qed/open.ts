@@ -16,8 +16,10 @@ import { readFirstTable } from '../../block/table-tree.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req, Role } from '../../block/types.js';
 import type { FileRun } from '../../host/file.js';
+import type { Clock } from '../../host/host.js';
 import { Iov } from '../../lib/iov.js';
 import { l1Entries, parseHeader } from './header.js';
+import { IdleFinish } from './idle.js';
 import { QedImage } from './image.js';
 import type { QedHeaderFields } from './layout.js';
 import { Feature, HEADER_BYTES } from './layout.js';
@@ -42,7 +44,7 @@ export async function openQed(context: OpenContext): Promise<DriverInstance> {
     }
     if (image.has(Feature.needCheck) && !flags.check && !flags.noIo) await image.repair();
   }
-  return new QedInstance(image);
+  return new QedInstance(image, context.host.clock);
 }
 
 async function nameBacking(
@@ -62,8 +64,11 @@ class QedInstance implements DriverInstance {
   readonly zeroFlags = Req.mayUnmap | Req.noFallback | Req.writeUnchanged;
   readonly #image: QedImage;
 
-  constructor(image: QedImage) {
+  readonly #idle: IdleFinish;
+
+  constructor(image: QedImage, clock: Clock) {
     this.#image = image;
+    this.#idle = new IdleFinish(image, clock);
   }
 
   length(): number {
@@ -87,11 +92,11 @@ class QedInstance implements DriverInstance {
   }
 
   write(offset: number, iov: Iov): Promise<void> {
-    return this.#image.disk.write(offset, iov);
+    return this.#idle.around(() => this.#image.disk.write(offset, iov));
   }
 
   writeZeroes(offset: number, bytes: number, flags: number): Promise<void> {
-    return this.#image.disk.writeZeroes(offset, bytes, flags);
+    return this.#idle.around(() => this.#image.disk.writeZeroes(offset, bytes, flags));
   }
 
   flushToOs(): Promise<void> {
@@ -106,7 +111,7 @@ class QedInstance implements DriverInstance {
     if (prealloc !== 'off') {
       throw new BlockError('ENOTSUP', `Unsupported preallocation mode '${prealloc}'`);
     }
-    await this.#image.truncate(bytes);
+    await this.#idle.around(() => this.#image.truncate(bytes));
   }
 
   hasZeroInit(): boolean {
@@ -123,11 +128,16 @@ class QedInstance implements DriverInstance {
   }
 
   changeBackingFile(name: string | null, format: string | null): Promise<void> {
-    return this.#image.changeBackingFile(name, format);
+    return this.#idle.around(() => this.#image.changeBackingFile(name, format));
   }
 
-  drainBegin(): Promise<void> {
-    return this.#image.settledGrowth();
+  async drainBegin(): Promise<void> {
+    await this.#idle.hold();
+    await this.#image.settledGrowth();
+  }
+
+  drainEnd(): void {
+    this.#idle.release();
   }
 
   debugEvent(event: string): Promise<void> | undefined {
@@ -145,6 +155,7 @@ class QedInstance implements DriverInstance {
   }
 
   async close(): Promise<void> {
+    await this.#idle.hold();
     try {
       await this.#image.close();
     } catch (e) {

@@ -3,7 +3,15 @@
 // simulated files.
 import { describe, expect, it } from 'vitest';
 import { Iov } from '../../../src/index.js';
-import { FakeFiles, failure, filled, readBytes } from '../../support/index.js';
+import {
+  FakeClock,
+  FakeFiles,
+  failure,
+  fakeHost,
+  filled,
+  readBytes,
+  testGraph,
+} from '../../support/index.js';
 import type { Patch } from '../made-image.js';
 import { changed, checkImage, imagePath, makeImage, openImage } from '../made-image.js';
 
@@ -119,6 +127,48 @@ describe('images that were not closed', () => {
     expect((await disk.node.instance.info?.())?.isDirty).toBe(true);
     await disk.detach();
     expect(features(files)).toBe(0);
+  });
+
+  it('say so no more after five seconds without writes, which waits for nobody', async () => {
+    const files = new FakeFiles();
+    await makeImage(files, { format: 'qed', size: 4 * MiB });
+    const clock = new FakeClock();
+    const graph = testGraph({ host: fakeHost({ files, clock }) });
+    const options = { driver: 'qed', file: { driver: 'file', filename: imagePath } };
+    const disk = await graph.openBackend({ options, flags: { writable: true } });
+    await disk.write(0, filled(512, 1));
+    await clock.advance(4000);
+    await disk.write(64 * KiB, filled(512, 2));
+    await clock.advance(4000);
+    expect(features(files)).toBe(NEED_CHECK);
+    await clock.advance(1000);
+    expect(features(files)).toBe(0);
+    expect(clock.pending).toBe(0);
+    const { result } = await checkImage(change(files), 'qed');
+    expect([result.corruptions, result.leaks]).toEqual([0, 0]);
+    // A write in a cluster that has its place changes nothing; the next new one sets it again.
+    await disk.write(512, filled(512, 3));
+    expect(features(files)).toBe(0);
+    await disk.write(128 * KiB, filled(512, 4));
+    expect(features(files)).toBe(NEED_CHECK);
+    // Writes that come while the flag is taken away, one after the other, are kept.
+    const idle = clock.advance(5000);
+    const late: Promise<void>[] = [];
+    for (const n of [3, 4, 5]) {
+      late.push(disk.write(n * 64 * KiB, filled(512, n)));
+      for (let i = 0; i < n * 7; i++) await Promise.resolve();
+    }
+    await Promise.all([idle, ...late]);
+    await disk.write(6 * 64 * KiB, filled(512, 6));
+    expect(features(files)).toBe(NEED_CHECK);
+    await disk.detach();
+    expect(features(files)).toBe(0);
+    const after = await checkImage(change(files), 'qed');
+    expect([after.result.corruptions, after.result.leaks]).toEqual([0, 0]);
+    const reader = await open(files);
+    for (const n of [3, 4, 5]) {
+      expect(await readBytes(reader, n * 64 * KiB, 512)).toEqual(new Uint8Array(512).fill(n));
+    }
   });
 
   it('are repaired by who opens them for writing, and left alone by readers', async () => {
