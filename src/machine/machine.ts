@@ -125,6 +125,7 @@ export class Machine {
   readonly #context: DeviceContext;
   /** Devices of the machine itself, which nobody takes away. */
   readonly #own = new Set<Device>();
+  readonly #given = new WeakMap<Device, DeviceProperties>();
   readonly #hotplug = new PciHotplug({
     buses: () => pciBuses(this.buses),
     depart: (device) => this.#depart(device),
@@ -339,6 +340,7 @@ export class Machine {
     );
     await device.realize();
     this.devices.add(device);
+    this.#given.set(device, { ...globals, ...properties });
     return device;
   }
 
@@ -346,6 +348,11 @@ export class Machine {
   tryDevice(id: string): Device | undefined {
     for (const device of this.devices) if (device.id === id) return device;
     return undefined;
+  }
+
+  /** The properties that a device was made with, as they were given. */
+  propertiesOf(device: Device): DeviceProperties {
+    return this.#given.get(device) ?? {};
   }
 
   /** Takes a device away at once, as if nobody used it. */

@@ -1,5 +1,6 @@
 /** The port through which a monitor reaches the machine that it belongs to. */
 import type { Backend } from '../block/backend.js';
+import type { Decl } from '../options/schema.js';
 
 /** QMP's RunState, as far as machines of ours can be in one. */
 export type RunState =
@@ -17,6 +18,18 @@ export interface Drive {
   readonly bus: number;
   readonly unit: number;
   readonly media: 'disk' | 'cdrom';
+}
+
+/** A device as monitors see it. */
+export interface DeviceFacts {
+  /** Its place: `/machine/peripheral/ID`, `/machine/peripheral-anon/device[N]`, … */
+  readonly path: string;
+  readonly type: string;
+  readonly bus: string | undefined;
+  /** The properties that devices of this type have. */
+  readonly declared: Decl;
+  /** Those that were given, as they were. */
+  readonly properties: Readonly<Record<string, unknown>>;
 }
 
 /** What a program with a machine adds to its monitors; a storage daemon has none. */
@@ -41,6 +54,8 @@ export interface MachineControl {
   addDevice(given: Readonly<Record<string, unknown>> | string): Promise<void>;
   /** Asks for a device to go; DEVICE_DELETED tells when it has. Throws QmpError, OptionError. */
   removeDevice(id: string): Promise<void>;
+  /** All devices. */
+  devices(): readonly DeviceFacts[];
   /** Drives of `-drive` and `drive_add`, by name. */
   readonly drives: ReadonlyMap<string, Drive>;
   /** As a `-drive` argument. Throws OptionError, QmpError or BlockError. */

@@ -30,3 +30,44 @@ it('a disk has sectors of 512 bytes whatever its image wants to be read in', asy
   expect(stdout).toContain('read 512/512 bytes at offset 512');
   expect(status).toBe(0);
 });
+
+it('the tree of objects has devices, and tells their properties', async () => {
+  const disk = ['-drive', 'if=none,id=d,file=null-co://', '-object', 'iothread,id=loop'];
+  const device = ['-device', 'virtio-blk-pci,id=v,drive=d,serial=abc,num-queues=2'];
+  const asked: readonly (readonly [string, Record<string, string>])[] = [
+    ['qmp_capabilities', {}],
+    ['qom-list', { path: '/machine/peripheral' }],
+    ['qom-list', { path: '/objects' }],
+    ['qom-list', { path: '/machine/peripheral/v' }],
+    ['qom-list', { path: '/nowhere' }],
+    ['qom-get', { path: 'v', property: 'serial' }],
+    ['qom-get', { path: '/machine/peripheral/v', property: 'num-queues' }],
+    ['qom-get', { path: '/machine/peripheral/v', property: 'type' }],
+    ['qom-get', { path: '/machine/peripheral/v', property: 'queue-size' }],
+    ['qom-get', { path: '/machine/peripheral/v', property: 'colour' }],
+    ['quit', {}],
+  ];
+  const input = asked.map(([execute, values]) => JSON.stringify({ execute, arguments: values }));
+  const { stdout } = await run(program, [...bare, ...disk, ...device, '-qmp', 'stdio'], {
+    input: `${input.join('\n')}\n`,
+  });
+  const answers = stdout
+    .trim()
+    .split('\n')
+    .map((line): unknown => JSON.parse(line))
+    .filter((each) => each !== null && typeof each === 'object' && !('event' in each))
+    .slice(2, -1);
+  const type = { name: 'type', type: 'string' };
+  const some: unknown = expect.arrayContaining([type, { name: 'serial', type: 'str' }]);
+  expect(answers).toEqual([
+    { return: [type, { name: 'v', type: 'child<virtio-blk-pci>' }] },
+    { return: [type, { name: 'loop', type: 'child<iothread>' }] },
+    { return: some },
+    { error: { class: 'DeviceNotFound', desc: "Device '/nowhere' not found" } },
+    { return: 'abc' },
+    { return: 2 },
+    { return: 'virtio-blk-pci' },
+    { return: 256 },
+    { error: { class: 'GenericError', desc: "Property 'virtio-blk-pci.colour' not found" } },
+  ]);
+});

@@ -8,6 +8,7 @@ import { defineCommand, definePlainCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import type { MachineControl } from '../machine.js';
 import { QmpError } from '../qmp-error.js';
+import { propertyInfo } from './qom.js';
 
 function machineOf({ machine }: MonitorContext): MachineControl {
   if (machine === undefined) throw new QmpError('There is no machine');
@@ -35,13 +36,6 @@ const deviceDel = defineCommand({
   args: t.struct('q_obj_device_del-arg', { id: t.str({ doc: 'its name' }) }),
   since: '0.14',
   run: (context, { id }) => machineOf(context).removeDevice(id),
-});
-
-const propertyInfo = t.struct('ObjectPropertyInfo', {
-  name: t.str(),
-  type: t.str(),
-  description: t.optional(t.str()),
-  'default-value': t.optional(t.any()),
 });
 
 const listProperties = defineCommand({

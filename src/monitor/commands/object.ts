@@ -5,6 +5,7 @@ import { t } from '../../options/schema.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import { tryDevice } from '../devices.js';
 import { QmpError } from '../qmp-error.js';
+import { deviceProperty, qomList, tryQomDevice } from './qom.js';
 
 const objectAdd = defineCommand({
   name: 'object-add',
@@ -60,11 +61,16 @@ const property = {
 
 const qomGet = defineCommand({
   name: 'qom-get',
-  doc: 'Tells a property of an object; those of throttle groups can be asked for.',
+  doc: 'Tells a property of a device, or of a throttle group.',
   args: t.struct('q_obj_qom-get-arg', property),
   returns: t.any(),
   since: '1.2',
-  run: ({ objects }, args) => objects.property(objectId(args.path, objects.list()), args.property),
+  run: (context, args) => {
+    const device = tryQomDevice(context.machine, args.path);
+    if (device !== undefined) return deviceProperty(device, args.property);
+    const { objects } = context;
+    return objects.property(objectId(args.path, objects.list()), args.property);
+  },
 });
 
 const qomSet = defineCommand({
@@ -107,4 +113,11 @@ const queryIothreads = definePlainCommand({
       })),
 });
 
-export const objectCommands = [queryIothreads, qomSet, qomGet, objectDel, objectAdd] as const;
+export const objectCommands = [
+  queryIothreads,
+  qomList,
+  qomSet,
+  qomGet,
+  objectDel,
+  objectAdd,
+] as const;

@@ -2,7 +2,13 @@
 import { activateAll } from '../../block/activity.js';
 import type { Backend } from '../../block/backend.js';
 import { messageOf } from '../../block/errors.js';
-import type { MachineControl, Drive, DriveInterface, RunState } from '../../monitor/machine.js';
+import type {
+  DeviceFacts,
+  Drive,
+  DriveInterface,
+  MachineControl,
+  RunState,
+} from '../../monitor/machine.js';
 import type { Machine, PauseReason } from '../../machine/machine.js';
 import { QmpError } from '../../monitor/qmp-error.js';
 import { parseOpts } from '../../options/qemu-opts.js';
@@ -79,6 +85,26 @@ export class SystemControl implements MachineControl {
     const { properties, json } =
       typeof given === 'string' ? readDevice(given) : { properties: given, json: true };
     await this.machine.addDevice(properties, json ? 'qmp' : 'keyval', true);
+  }
+
+  devices(): readonly DeviceFacts[] {
+    const { machine } = this;
+    if (machine === undefined) return [];
+    const counts = { unattached: 0, 'peripheral-anon': 0 };
+    return [...machine.devices].map((device) => {
+      const kind = machine.isOwn(device) ? 'unattached' : 'peripheral-anon';
+      const place =
+        device.id === undefined
+          ? `${kind}/device[${String(counts[kind]++)}]`
+          : `peripheral/${device.id}`;
+      return {
+        path: `/machine/${place}`,
+        type: device.type.name,
+        bus: device.bus?.name,
+        declared: device.type.properties,
+        properties: machine.propertiesOf(device),
+      };
+    });
   }
 
   async removeDevice(id: string): Promise<void> {
