@@ -3,9 +3,10 @@
  * shall lose theirs, and ejection. A selector says which bus the other registers mean; buses are
  * numbered in the order in which they came.
  */
-import type { Device } from '../device/bus/device.js';
+import type { Bus, Device, DeviceType } from '../device/bus/device.js';
 import { PciBus } from '../device/bus/pci/bus.js';
 import type { IoRegion } from '../device/bus/space.js';
+import { OptionError } from '../options/option-error.js';
 
 const UP = 0x00;
 const DOWN = 0x04;
@@ -20,14 +21,21 @@ export interface PciHotplugInit {
   readonly depart: (device: Device) => Promise<void>;
   /** Tells the guest that it shall look at the registers. */
   readonly notify: () => void;
+  /**
+   * Arrivals stay until the next one comes: SeaBIOS's own tables look for each slot by itself.
+   * Else they are told once, as to the tables of QEMU.
+   */
+  readonly repeats: boolean;
 }
 
 export class PciHotplug {
   readonly #init: PciHotplugInit;
   /** Devices that somebody wants to go. */
   readonly #leaving = new Set<Device>();
-  /** Devices that came and that the guest has not seen. */
+  /** Devices that came at last. */
   readonly #arrived = new Set<Device>();
+  /** The guest has looked at those. */
+  #isRead = false;
   #select = 0;
 
   constructor(init: PciHotplugInit) {
@@ -37,6 +45,8 @@ export class PciHotplug {
   /** A device came while the guest ran. */
   arrived(device: Device): void {
     if (device.pciSlot?.() === undefined) return;
+    if (this.#isRead && this.#init.repeats) this.#arrived.clear();
+    this.#isRead = false;
     this.#arrived.add(device);
     this.#init.notify();
   }
@@ -67,6 +77,8 @@ export class PciHotplug {
       switch (offset) {
         case UP: {
           const slots = this.#slots(this.#arrived);
+          this.#isRead = true;
+          if (this.#init.repeats) return slots;
           for (const device of this.#on(this.#arrived)) this.#arrived.delete(device);
           return slots;
         }
@@ -117,4 +129,14 @@ export class PciHotplug {
 /** The PCI buses among others. */
 export function pciBuses(buses: readonly unknown[]): PciBus[] {
   return buses.filter((bus) => bus instanceof PciBus);
+}
+
+/** Throws OptionError when a device cannot come while the guest runs. */
+export function checkHotplug(type: DeviceType, bus: Bus | undefined): void {
+  if (bus?.refusesHotplug === true) {
+    throw new OptionError(`Bus '${bus.name}' does not support hotplugging`);
+  }
+  if (!type.hotpluggable) {
+    throw new OptionError(`Device '${type.name}' does not support hotplugging`);
+  }
 }

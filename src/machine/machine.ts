@@ -29,7 +29,7 @@ import { LINUX_ROM } from './linux-boot.js';
 import { PowerControl } from './power.js';
 import type { MachineRam, Processor } from './processor.js';
 import { GuestRam } from './ram.js';
-import { PciHotplug, pciBuses } from './hotplug.js';
+import { checkHotplug, PciHotplug, pciBuses } from './hotplug.js';
 
 export type { MachineType } from './chipset.js';
 
@@ -126,11 +126,7 @@ export class Machine {
   /** Devices of the machine itself, which nobody takes away. */
   readonly #own = new Set<Device>();
   readonly #given = new WeakMap<Device, DeviceProperties>();
-  readonly #hotplug = new PciHotplug({
-    buses: () => pciBuses(this.buses),
-    depart: (device) => this.#depart(device),
-    notify: () => this.power?.notify(PCI_EVENT),
-  });
+  readonly #hotplug: PciHotplug;
   /** Backends that were made for a `drive=` that names a node. */
   readonly #anonymous = new Set<Backend>();
   /** Devices without an id so far. */
@@ -143,6 +139,12 @@ export class Machine {
 
   constructor(init: MachineInit) {
     this.#init = init;
+    this.#hotplug = new PciHotplug({
+      buses: () => pciBuses(this.buses),
+      depart: (device) => this.#depart(device),
+      notify: () => this.power?.notify(PCI_EVENT),
+      repeats: init.processor !== undefined,
+    });
     this.type = init.type;
     this.graph = init.graph;
     const isPc = init.type === 'pc';
@@ -590,15 +592,5 @@ export class Machine {
       this.devices.delete(device);
       await device.unrealize();
     }
-  }
-}
-
-/** Throws OptionError when a device cannot come while the guest runs. */
-function checkHotplug(type: DeviceType, bus: Bus | undefined): void {
-  if (bus?.refusesHotplug === true) {
-    throw new OptionError(`Bus '${bus.name}' does not support hotplugging`);
-  }
-  if (!type.hotpluggable) {
-    throw new OptionError(`Device '${type.name}' does not support hotplugging`);
   }
 }

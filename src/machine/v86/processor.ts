@@ -34,8 +34,12 @@ const HIDDEN_PORTS: readonly (readonly [number, number])[] = [
   [0xb000, 0xb010],
   [0xb400, 0xb410],
 ];
-/** Where memory-mapped registers of PCI devices may be, but for the display's. */
+/**
+ * Where memory-mapped registers of PCI devices may be, but for the display's: firmware begins
+ * at the top, systems place what comes later from behind the RAM on.
+ */
 const HOLES: readonly (readonly [number, number])[] = [
+  [0x8000_0000, 0xe000_0000],
   [0xe800_0000, 0xfeb0_0000],
   [0xfeb2_0000, 0xfec0_0000],
 ];
