@@ -98,7 +98,7 @@ export async function createBlockLayer(options: BlockLayerOptions = {}): Promise
     import('./tool/version.js'),
   ]);
   const host = nodeHost();
-  const objects = new ToolObjects();
+  const objects = new ToolObjects({ iothreads: true });
   const { onWarning } = options;
   return new BlockLayer({
     graph: (onEvent) =>

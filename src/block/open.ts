@@ -206,10 +206,10 @@ async function openFormat(plan: Plan, given: Driver | undefined): Promise<BlockN
     return build({ ...plan, filename: undefined }, given, own, undefined, false);
   }
   if (given !== undefined && !given.needsFile) {
-    if (plan.filename !== undefined) {
-      fail(`The '${given.name}' block driver requires a file name in its options`);
-    }
-    return build(plan, given, plan.own, undefined, false);
+    const node = await build({ ...plan, filename: undefined }, given, plan.own, undefined, false);
+    if (plan.filename === undefined) return node;
+    await graph.closeUnused(node);
+    fail(`The '${given.name}' block driver requires a file name in its options`);
   }
   const file = await openStorage(plan, key, plan.own[key], plan.filename, given);
   if (file === undefined) {

@@ -40,9 +40,15 @@ const loopKinds: Readonly<Record<string, Decl>> = {
   'main-loop': objectKinds['main-loop'],
 };
 
+/** What a program can make. */
+export interface ObjectsOptions {
+  /** Whether `iothread` is a kind: the programs for one image have none, as QEMU's. */
+  readonly iothreads?: boolean;
+}
+
 /** Throws the Answer when `text` asks which objects or which of their options there are. */
-export function answerObjectHelp(text: string): void {
-  const answer = isJsonArgument(text) ? undefined : tryObjectHelp(text);
+export function answerObjectHelp(text: string, { iothreads = false }: ObjectsOptions = {}): void {
+  const answer = isJsonArgument(text) ? undefined : tryObjectHelp(text, iothreads);
   if (answer !== undefined) throw new Answer(answer);
 }
 
@@ -53,10 +59,15 @@ export class ToolObjects {
   /** Kind by id, in the order in which they were made. */
   readonly #kinds = new Map<string, string>();
   readonly #network = new Map<string, NetworkObject>();
+  readonly #options: ObjectsOptions;
+
+  constructor(options: ObjectsOptions = {}) {
+    this.#options = options;
+  }
 
   /** Creates what one `--object` argument describes. Throws OptionError, BlockError, Answer. */
   async add(text: string): Promise<void> {
-    answerObjectHelp(text);
+    answerObjectHelp(text, this.#options);
     const isJson = isJsonArgument(text);
     const given = isJson ? parseJson(text) : keyval(text);
     if (!isObject(given)) throw new OptionError('Invalid parameter type, expected: object');
@@ -72,6 +83,9 @@ export class ToolObjects {
       throw new OptionError(`Parameter 'qom-type' does not accept value '${kind}'`);
     }
     if (typeof id !== 'string') throw new OptionError("Parameter 'id' is missing");
+    if (kind === 'iothread' && this.#options.iothreads !== true) {
+      throw new OptionError(`invalid object type: ${kind}`);
+    }
     optIdentifier('id', id);
     if (this.#kinds.has(id)) {
       throw new OptionError(

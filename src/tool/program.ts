@@ -1,6 +1,7 @@
 /** What a tool's command needs of its surroundings: the name it was called by, and its outputs. */
 import { beforeOf, hintOf, messageOf } from '../block/errors.js';
 import { GetoptError } from '../options/getopt.js';
+import { OptionError } from '../options/option-error.js';
 import type { IoOutput } from './io/output.js';
 
 /** Wrong use of the command line; status 1. */
@@ -47,6 +48,20 @@ export class Answer extends Error {
   constructor(text: string) {
     super('');
     this.text = text;
+  }
+}
+
+/**
+ * What `--trace` was given: patterns are accepted, `help` is answered by the events that there are,
+ * none. Throws Answer, and OptionError for a word that is no part of such an option.
+ */
+export function acceptTrace(text: string): void {
+  if (text === 'help') throw new Answer('');
+  for (const part of text.split(',')) {
+    const name = /^([^=]*)=/.exec(part)?.[1];
+    if (name !== undefined && !['enable', 'events', 'file'].includes(name)) {
+      throw new OptionError(`Invalid parameter '${name}'`);
+    }
   }
 }
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { BlockGraph, NodeOptions } from '../../src/index.js';
 import { createGraph, Iov } from '../../src/index.js';
-import { tempDir } from '../support/index.js';
+import { rootPath, tempDir } from '../support/index.js';
 
 function graphForTest(): BlockGraph {
   const graph = createGraph();
@@ -62,7 +62,7 @@ describe('errors', () => {
     ['an empty name', { filename: '' }, "The 'file' block driver requires a file name"],
     [
       'native without direct',
-      { filename: '/no/such', aio: 'native' },
+      { filename: rootPath('package.json'), aio: 'native' },
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',
     ],
     [

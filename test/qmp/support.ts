@@ -104,7 +104,7 @@ export class Client {
 /** A monitor with a graph of its own in this process. */
 export class TestMonitor {
   readonly layer: BlockLayer;
-  readonly objects = new ToolObjects();
+  readonly objects = new ToolObjects({ iothreads: true });
   readonly printed: string[] = [];
   readonly #sockets = new FakeSockets();
   #quit = 0;

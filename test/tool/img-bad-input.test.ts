@@ -70,3 +70,27 @@ it('tells of files that may not be read, and makes nothing of them', async () =>
     expect([status, existsSync(join(folder, 'b'))]).toEqual([1, false]);
   }
 });
+
+it('compare tells by 3 that it cannot learn what is allocated, by 4 that it cannot read', async () => {
+  const folder = tempDir();
+  await images(folder);
+  const write = ['-f', 'qcow2', '-c', 'write 0 64k', 'a.qcow2'];
+  await runOk(binPath('vdisk-io'), write, { cwd: folder });
+  const at = (event: string) =>
+    'driver=qcow2,file.driver=blkdebug,file.image.filename=a.qcow2,' +
+    `file.inject-error.0.event=${event}`;
+  const compare = (event: string) =>
+    run(img, ['compare', '--image-opts', at(event), 'driver=raw,file.filename=a.raw'], {
+      cwd: folder,
+    });
+  expect(await compare('l2_load')).toMatchObject({
+    status: 3,
+    stdout: '',
+    stderr: `vdisk-img: Sector allocation test failed for ${at('l2_load')}\n`,
+  });
+  expect(await compare('read_aio')).toMatchObject({
+    status: 4,
+    stdout: '',
+    stderr: `vdisk-img: Error while reading offset 0 of ${at('read_aio')}: Input/output error\n`,
+  });
+});

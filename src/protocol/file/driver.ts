@@ -41,18 +41,8 @@ function parseFilename(scheme: Name, filename: string): { filename: string } {
 
 type Engine = 'auto' | 'threads' | 'native' | 'io_uring' | 'node-fs';
 
-async function chooseEngine(
-  files: HostFiles,
-  aio: FileOptions['aio'],
-  direct: boolean,
-): Promise<Engine> {
+async function chooseEngine(files: HostFiles, aio: FileOptions['aio']): Promise<Engine> {
   if (aio === undefined) return 'auto';
-  if (aio === 'native' && !direct) {
-    throw new BlockError(
-      'EINVAL',
-      'aio=native was specified, but it requires cache.direct=on, which was not specified.',
-    );
-  }
   const engines = await files.engines();
   if (engines.includes(aio)) return aio;
   // node:fs runs its calls on a pool of threads, too.
@@ -123,7 +113,7 @@ async function open(name: Name, context: OpenContext): Promise<FileInstance> {
   // To open a pipe would wait for its other end.
   const stat = await files.stat(filename).catch(() => undefined);
   if (stat?.kind === 'other') checkKind(name, { kind: stat.kind, path: filename });
-  const engine = await chooseEngine(files, options.aio, flags.cache.direct);
+  const engine = await chooseEngine(files, options.aio);
   const maxBatch = options['aio-max-batch'];
   const openAgain = (writable: boolean, direct: boolean): Promise<HostFile> =>
     openHostFile(files, filename, { writable, direct, engine, maxBatch });
@@ -131,6 +121,12 @@ async function open(name: Name, context: OpenContext): Promise<FileInstance> {
   const file = await openAgain(flags.writable && !flags.autoReadOnly, flags.cache.direct);
   try {
     checkKind(name, file);
+    if (options.aio === 'native' && !flags.cache.direct) {
+      throw new BlockError(
+        'EINVAL',
+        'aio=native was specified, but it requires cache.direct=on, which was not specified.',
+      );
+    }
     const locking = await wantsLocks(file, options.locking);
     return new FileInstance({ file, filename, flags, locking, openAgain });
   } catch (e) {

@@ -6,7 +6,7 @@ import { reportReady, runInBackground } from '../background.js';
 import { watchInterrupts } from '../interrupt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
-import { Program, runTool } from '../program.js';
+import { acceptTrace, Program, runTool } from '../program.js';
 import { exampleLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
@@ -144,6 +144,9 @@ async function carryOut(
       return undefined;
     case 'object':
       return daemon.object(value);
+    case 'trace':
+      acceptTrace(value);
+      return undefined;
     default:
       return undefined;
   }

@@ -2,7 +2,6 @@
 import { objectKinds } from '../../block/object-options.js';
 import type { Decl } from '../../options/schema.js';
 import { fieldsOf } from '../../options/schema.js';
-import { OptionError } from '../../options/option-error.js';
 
 /** Kinds that are declared only to be refused with a reason. */
 const refused = new Set(['tls-creds-anon']);
@@ -23,17 +22,20 @@ function typeName({ shape }: Decl): string {
   }
 }
 
-/** The text that is asked for; undefined: the argument describes an object. */
-export function tryObjectHelp(argument: string): string | undefined {
+/**
+ * The text that is asked for; undefined: the argument describes an object. Of a kind that is not
+ * known the list of all is the answer, as in QEMU.
+ */
+export function tryObjectHelp(argument: string, iothreads: boolean): string | undefined {
   const words = argument.split(',');
-  if (argument === 'help' || argument === '?') {
-    const names = Object.keys(objectKinds).filter((name) => !refused.has(name));
+  if (!words.includes('help') && !words.includes('?')) return undefined;
+  const known = Object.entries(objectKinds).filter(([name]) => iothreads || name !== 'iothread');
+  const kind = (words[0] ?? '').replace(/^qom-type=/, '');
+  const decl = known.find(([name]) => name === kind)?.[1];
+  if (decl === undefined) {
+    const names = known.map(([name]) => name).filter((name) => !refused.has(name));
     return ['List of user creatable objects:', ...names.sort().map((n) => `  ${n}`), ''].join('\n');
   }
-  if (!words.includes('help') && !words.includes('?')) return undefined;
-  const kind = (words[0] ?? '').replace(/^qom-type=/, '');
-  const decl = Object.entries(objectKinds).find(([name]) => name === kind)?.[1];
-  if (decl === undefined) throw new OptionError(`invalid object type: ${kind}`);
   const lines = Object.entries(fieldsOf(decl)).map(([name, field]) => {
     const { doc } = field.meta;
     const type = `  ${name}=<${typeName(field)}>`;

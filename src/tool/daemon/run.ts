@@ -41,7 +41,7 @@ export async function loadSockets(): Promise<HostSockets> {
 
 /** One storage daemon. */
 export class Daemon {
-  readonly #objects = new ToolObjects();
+  readonly #objects = new ToolObjects({ iothreads: true });
   readonly #layer: BlockLayer;
   /** Resolves when a client asked the daemon to end. */
   readonly ended: Promise<void>;
@@ -166,7 +166,7 @@ export class Daemon {
 
   /** `--object`; a text to print instead when help was asked for. */
   async object(text: string): Promise<string | undefined> {
-    const help = tryObjectHelp(text);
+    const help = tryObjectHelp(text, true);
     if (help === undefined) await this.#objects.add(text);
     return help;
   }

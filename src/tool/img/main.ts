@@ -3,7 +3,7 @@ import type { CommandSpec } from '../../options/getopt.js';
 import { command, formatOptions, readArgs } from '../../options/getopt.js';
 import type { IoOutput } from '../io/output.js';
 import { ProcessOutput } from '../io/output.js';
-import { Program, runTool, UsageError } from '../program.js';
+import { acceptTrace, Program, runTool, UsageError } from '../program.js';
 import type { Example } from '../reference.js';
 import { exampleLines, wordLines } from '../reference.js';
 import { isTerminal } from '../terminal.js';
@@ -176,6 +176,7 @@ async function dispatch(program: Program, args: readonly string[]): Promise<numb
       program.print(versionText(program.name));
       return 0;
     }
+    if (key === 'trace') acceptTrace(value ?? '');
     if (key === undefined) words.push(value ?? '');
   }
   const [name, ...rest] = words;

@@ -150,7 +150,10 @@ async function openOverlay(graph: BlockGraph, how: ImageHow): Promise<Backend> {
     await createImage(graph, await prepareCreate(graph, request));
     const options = { driver: 'qcow2', file: { driver: 'file', filename: path } };
     return await graph.openBackend(
-      { options: { ...options, backing: base.name }, flags: flagsOf(how) },
+      {
+        options: { ...options, backing: base.name },
+        flags: { ...flagsOf(how), forceShare: false },
+      },
       permsOf(how.readOnly),
     );
   } finally {

@@ -6,7 +6,7 @@ import { createGraph } from '../../index.js';
 import { answerObjectHelp, ToolObjects } from '../objects.js';
 import type { Example } from '../reference.js';
 import { exampleLines } from '../reference.js';
-import { Program } from '../program.js';
+import { acceptTrace, Program } from '../program.js';
 import { versionText } from '../version.js';
 import { addOptions, openInSession, setImageOption } from './commands/image.js';
 import { programCommands } from './commands/index.js';
@@ -255,6 +255,7 @@ function setOption(session: IoSession, asked: Invocation, key: OptionKey, value:
     asked.objects.push(value);
   } else if (key === 'imageOpts') asked.imageOpts = true;
   else if (key === 'format') asked.format = value;
+  else if (key === 'trace') acceptTrace(value);
 }
 
 function usage(name: string): string {

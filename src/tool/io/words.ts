@@ -28,13 +28,15 @@ export function refuseUsage(session: IoSession, command: IoCommand): never {
 
 /**
  * Reads the options of a command in order, as getopt(3) does with GNU's permutation: operands may
- * stand anywhere, `--` ends the options. Returns the operands.
+ * stand anywhere, `--` ends the options. Nothing is read after the option `last`. Returns the
+ * operands.
  */
 export function readOptions(
   session: IoSession,
   command: IoCommand,
   words: readonly string[],
   onOption: (letter: string, value: string) => void,
+  last?: string,
 ): string[] {
   const { name, summary, options = {} } = command;
   const operands: string[] = [];
@@ -42,6 +44,7 @@ export function readOptions(
     for (const { key, value = '' } of readArgs({ name, summary, options }, words.slice(1))) {
       if (key === undefined) operands.push(value);
       else onOption(key, value);
+      if (key !== undefined && key === last) break;
     }
   } catch (e) {
     if (!(e instanceof GetoptError)) throw e;

@@ -3,7 +3,7 @@ import type { CacheMode, DetectZeroes } from '../../block/types.js';
 import { parseInteger } from '../../lib/sizes.js';
 import { command, readArgs } from '../../options/getopt.js';
 import { parseAioMode, parseCacheMode, parseDiscardMode } from '../io/image.js';
-import { Failure, UsageError } from '../program.js';
+import { acceptTrace, Failure, UsageError } from '../program.js';
 import { answerObjectHelp } from '../objects.js';
 import type { Example } from '../reference.js';
 
@@ -272,13 +272,15 @@ const setters: Readonly<Record<Exclude<Key, 'help' | 'version'>, Setter>> = {
   bitmap: (a, v) => void a.bitmaps.push(v),
   list: (a) => void (a.list = true),
   object: (a, v) => {
-    answerObjectHelp(v);
+    answerObjectHelp(v, { iothreads: true });
     a.objects.push(v);
   },
   tlsCreds: (a, v) => void (a.tlsCreds = v),
   tlsAuthz: (a, v) => void (a.tlsAuthz = v),
   tlsHostname: (a, v) => void (a.tlsHostname = v),
-  trace: () => undefined,
+  trace: (_, text) => {
+    acceptTrace(text);
+  },
   fork: (a) => void (a.fork = true),
   pidFile: (a, v) => void (a.pidFile = v),
   selinuxLabel: (_a, v) => {

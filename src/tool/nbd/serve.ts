@@ -24,7 +24,7 @@ import { defaultCache } from './arguments.js';
 
 /** Objects of the command line, in order. */
 export async function makeObjects(asked: NbdArguments): Promise<ToolObjects> {
-  const objects = new ToolObjects();
+  const objects = new ToolObjects({ iothreads: true });
   for (const text of asked.objects) await objects.add(text);
   return objects;
 }

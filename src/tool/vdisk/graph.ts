@@ -57,7 +57,7 @@ interface Asked {
 }
 
 async function run(program: Program, args: readonly string[]): Promise<number> {
-  const objects = new ToolObjects();
+  const objects = new ToolObjects({ iothreads: true });
   const names: string[] = [];
   const asked: Asked = { format: undefined, imageOpts: false, svg: false, qmp: undefined };
   for (const { key, value = '' } of commandArguments(program, spec, usage, args)) {

@@ -68,13 +68,19 @@ export const aioRead: ImageCommand = {
     const how: Reporting = { quiet: false, terse: false };
     const flags = { invalid: false, verbose: false };
     let pattern: number | undefined;
-    const operands = readOptions(session, aioRead, words, (letter, value) => {
-      if (letter === 'C') how.terse = true;
-      if (letter === 'i') flags.invalid = true;
-      if (letter === 'P') pattern = readPattern(session, value);
-      if (letter === 'q') how.quiet = true;
-      if (letter === 'v') flags.verbose = true;
-    });
+    const operands = readOptions(
+      session,
+      aioRead,
+      words,
+      (letter, value) => {
+        if (letter === 'C') how.terse = true;
+        if (letter === 'i') flags.invalid = true;
+        if (letter === 'P') pattern = readPattern(session, value);
+        if (letter === 'q') how.quiet = true;
+        if (letter === 'v') flags.verbose = true;
+      },
+      'i',
+    );
     if (flags.invalid) {
       session.out('injecting invalid read request\n');
       return true;
@@ -137,16 +143,22 @@ export const aioWrite: ImageCommand = {
       zero: false,
       pattern: undefined,
     };
-    const operands = readOptions(session, aioWrite, words, (letter, value) => {
-      if (letter === 'C') how.terse = true;
-      if (letter === 'f') options.fua = true;
-      if (letter === 'i') options.invalid = true;
-      if (letter === 'P') options.pattern = readPattern(session, value);
-      if (letter === 'q') how.quiet = true;
-      if (letter === 'r') options.registered = true;
-      if (letter === 'u') options.unmap = true;
-      if (letter === 'z') options.zero = true;
-    });
+    const operands = readOptions(
+      session,
+      aioWrite,
+      words,
+      (letter, value) => {
+        if (letter === 'C') how.terse = true;
+        if (letter === 'f') options.fua = true;
+        if (letter === 'i') options.invalid = true;
+        if (letter === 'P') options.pattern = readPattern(session, value);
+        if (letter === 'q') how.quiet = true;
+        if (letter === 'r') options.registered = true;
+        if (letter === 'u') options.unmap = true;
+        if (letter === 'z') options.zero = true;
+      },
+      'i',
+    );
     if (options.invalid) {
       session.out('injecting invalid write request\n');
       return true;

@@ -16,7 +16,7 @@ import {
 } from '../image.js';
 import type { ImageCommand, IoSession, ProgramCommand } from '../session.js';
 import { letters } from '../session.js';
-import { readOptions, Refused, refuseUsage } from '../words.js';
+import { readOptions, refuse, Refused, refuseUsage } from '../words.js';
 
 /** Tells on standard error why the command is given up. */
 function fail(session: IoSession, e: unknown): never {
@@ -104,16 +104,14 @@ export const open: ProgramCommand = {
     if (operands.length > 1 || none) {
       return refuseUsage(session, open);
     }
-    const [operand] = operands;
-    if (session.imageOpts && operand !== undefined) {
-      if (given) {
-        session.out("--image-opts and 'open -o' are mutually exclusive\n");
-        return false;
-      }
-      how.options = addOptions(session, {}, operand);
-      return openInSession(session, how);
+    const [name] = operands;
+    if (session.imageOpts && given) {
+      refuse(session, "--image-opts and 'open -o' are mutually exclusive");
     }
-    return openInSession(session, { ...how, filename: operands[0] });
+    if (!session.imageOpts || name === undefined) {
+      return openInSession(session, { ...how, filename: name });
+    }
+    return openInSession(session, { ...how, options: addOptions(session, {}, name) });
   },
 };
 

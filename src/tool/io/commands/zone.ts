@@ -1,6 +1,7 @@
 /** Commands for zoned devices: none of the drivers has zones, and each says so by its name. */
 import { errnoText } from '../../../lib/errno.js';
 import type { ImageCommand } from '../session.js';
+import { readLengths } from '../request.js';
 import { readSize } from '../words.js';
 
 function zoneCommand(
@@ -19,9 +20,16 @@ function zoneCommand(
     name: `zone_${name}`,
     alias,
     ...more,
-    run(session, words) {
-      for (const word of words.slice(1)) readSize(session, word);
-      session.out(`zone ${what} failed: ${errnoText('ENOTSUP')}\n`);
+    run(session, words, backend) {
+      const [offsetWord = '', ...rest] = words.slice(1);
+      const offset = readSize(session, offsetWord);
+      const isRange = name !== 'append' && name !== 'report';
+      const numbers =
+        name === 'append'
+          ? readLengths(session, rest)
+          : rest.map((word) => readSize(session, word));
+      const beyond = isRange && offset + (numbers[0] ?? 0) > backend.size;
+      session.out(`zone ${what} failed: ${errnoText(beyond ? 'EIO' : 'ENOTSUP')}\n`);
       return false;
     },
   };
