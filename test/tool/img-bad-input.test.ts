@@ -71,7 +71,7 @@ it('tells of files that may not be read, and makes nothing of them', async () =>
   }
 });
 
-it('compare tells by 3 that it cannot learn what is allocated, by 4 that it cannot read', async () => {
+it('compare tells by 3 that allocation cannot be learned, by 4 that data cannot', async () => {
   const folder = tempDir();
   await images(folder);
   const write = ['-f', 'qcow2', '-c', 'write 0 64k', 'a.qcow2'];

@@ -6,18 +6,11 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { Random, RunResult } from '../support/index.js';
 import { binPath, requiresQemu10, run, runOk, seededRandom, tempDir } from '../support/index.js';
+import { withoutTimes } from './transcript.js';
 
 const qemuIo = process.env['VDISK_QEMU_IO'] ?? 'qemu-io';
 
 const SIZE = 4 << 20;
-
-/** What does not depend on the time that requests took, nor on the name of the program. */
-function comparable(text: string): string {
-  return text
-    .replaceAll(/\d+ ops; [\d:. sec]+ \([\d.inf]+ \w+\/sec and [\d.inf]+ ops\/sec\)/g, 'T')
-    .replaceAll(/(\d+,1),[\d:.]+,[\d.inf]+,[\d.inf]+$/gm, '$1,T')
-    .replaceAll('vdisk-io', 'qemu-io');
-}
 
 function both(
   args: readonly string[],
@@ -31,8 +24,8 @@ function both(
 }
 
 function expectSame([theirs, ours]: RunResult[]): void {
-  expect(comparable(ours?.stderr ?? '')).toBe(comparable(theirs?.stderr ?? ''));
-  expect(comparable(ours?.stdout ?? '')).toBe(comparable(theirs?.stdout ?? ''));
+  expect(withoutTimes(ours?.stderr ?? '')).toBe(withoutTimes(theirs?.stderr ?? ''));
+  expect(withoutTimes(ours?.stdout ?? '')).toBe(withoutTimes(theirs?.stdout ?? ''));
   expect(ours?.status).toBe(theirs?.status);
 }
 

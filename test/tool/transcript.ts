@@ -91,3 +91,11 @@ export function writeTranscript(
   });
   writeFileSync(path, text);
 }
+
+/** Text of vdisk-io without what depends on the time of requests, or on the program's name. */
+export function withoutTimes(text: string): string {
+  return text
+    .replaceAll(/\d+ ops; [\d:. sec]+ \([\d.inf]+ \w+\/sec and [\d.inf]+ ops\/sec\)/g, 'T')
+    .replaceAll(/(\d+,1),[\d:.]+,[\d.inf]+,[\d.inf]+$/gm, '$1,T')
+    .replaceAll('vdisk-io', 'qemu-io');
+}
