@@ -19,6 +19,10 @@
 #define SUSPECT_NS 100000000u
 /* then writes go to the pool for this long. */
 #define WRITE_PAUSE_NS 200000000u
+/* A lone write to the device itself is done here if the last one took no longer than two
+ * switches between threads that sleep may take; else such writes pause, twice as long each time. */
+#define DIRECT_SLOW_NS 1000000u
+#define DIRECT_PAUSE_MOST_NS 30000000000u
 
 void complete(struct engines *e, int slot, int32_t res) {
   int32_t *pair = &e->sh->cq[2 * e->cq_count++];
@@ -80,6 +84,26 @@ static bool write_inline(struct engines *e, int slot) {
   return true;
 }
 
+/* A write past the page cache that nothing else runs beside, unless the device is slow. */
+static bool write_direct_inline(struct engines *e, int slot) {
+  const struct slot *s = &e->sh->slots[slot];
+  uint64_t before = now_ns();
+  if (before < e->direct_slow_until) return false;
+  ssize_t n = pwritev(s->fd, e->work[slot].iov, s->pieces, (off_t)s->offset);
+  int32_t res = n < 0 ? -errno : (int32_t)n;
+  if (res == -EINTR) return false;
+  uint64_t after = now_ns(), pause = e->direct_pause_ns;
+  if (after - before > DIRECT_SLOW_NS) {
+    e->direct_slow_until = after + pause;
+    pause = pause * 2 < DIRECT_PAUSE_MOST_NS ? pause * 2 : DIRECT_PAUSE_MOST_NS;
+  } else {
+    pause = pause / 2 > WRITE_PAUSE_NS ? pause / 2 : WRITE_PAUSE_NS;
+  }
+  e->direct_pause_ns = pause;
+  complete(e, slot, res);
+  return true;
+}
+
 static void route(struct engines *e, int slot, bool tried) {
   const struct slot *s = &e->sh->slots[slot];
   bool transfer = s->op == OP_READ || s->op == OP_WRITE;
@@ -110,14 +134,19 @@ void submit_queued(struct engines *e) {
   int n = header[H_QUEUED], mine = 0;
   header[H_QUEUED] = 0;
   header[H_BATCH] = (int32_t)((uint32_t)header[H_BATCH] + 1);
-  double budget = n == 1 && header[H_INFLIGHT] == 1 ? INLINE_LONE_BYTES : INLINE_BYTES;
+  bool lone = n == 1 && header[H_INFLIGHT] == 1;
+  double budget = lone ? INLINE_LONE_BYTES : INLINE_BYTES;
   for (int i = 0; i < n; i++) {
     int slot = e->sh->sq[i];
     const struct slot *s = &e->sh->slots[slot];
     prepare(e, slot);
-    if ((e->sh->flags[slot] & F_CACHED) && s->op <= OP_WRITE && s->bytes <= budget) {
+    int32_t flags = e->sh->flags[slot];
+    if ((flags & F_CACHED) && s->op <= OP_WRITE && s->bytes <= budget) {
       budget -= s->bytes;
       e->sh->sq[mine++] = slot;
+    } else if (lone && flags == F_AT_ONCE && s->op == OP_WRITE && s->bytes <= budget &&
+               write_direct_inline(e, slot)) {
+      e->stats[S_INLINE]++;
     } else {
       route(e, slot, false);
     }
@@ -203,6 +232,7 @@ void watch_socket(struct engines *e, int fd, bool on) {
 
 void engines_open(struct engines *e, struct shared *sh, uint64_t poll_ns) {
   e->sh = sh;
+  e->direct_pause_ns = WRITE_PAUSE_NS;
   polling_init(&e->polling, poll_ns);
   polling_init(&e->listening, poll_ns);
   e->pool = pool_open(e, poll_ns);

@@ -70,6 +70,7 @@ enum engine { ENGINE_THREADS, ENGINE_AIO, ENGINE_URING };
 
 /* Slot flags. */
 #define F_CACHED 1    /* page cache in use: may finish inline */
+#define F_AT_ONCE 2   /* a call of this process shall do it, not the file's own engine */
 
 /* One request; 64 bytes, seen by JavaScript as Float64Array and Int32Array. */
 struct slot {
@@ -137,6 +138,8 @@ struct engines {
   struct polling listening; /* for requests of peers, on these sockets */
   uint64_t write_slow_until; /* ns; inline writes pause until then */
   uint64_t write_suspect_until;
+  uint64_t direct_slow_until; /* the same for writes past the page cache */
+  uint64_t direct_pause_ns;   /* how long they paused last */
   uint64_t stats[S_COUNT];
 };
 

@@ -4,7 +4,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { HostFile } from '../../src/host/file.js';
-import { nodeFiles } from '../../src/host/node/files.js';
+import { nodeFiles, tryNativeEngine } from '../../src/host/node/files.js';
 import { Iov } from '../../src/lib/iov.js';
 import { failureCode, tempDir } from '../support/index.js';
 import { asRoot, openFile, sh, withAddon } from './support.js';
@@ -50,6 +50,36 @@ withAddon('a regular file', () => {
     await file.zeroRange(0, 0);
     await file.close();
   });
+
+  test.each(['io_uring', 'native'] as const)(
+    'the first write into allocated blocks past the page cache: %s',
+    async (name) => {
+      const path = join(tempDir(), 'a');
+      const file = await openFile(path, name, { direct: true });
+      await file.allocate(0, MIB);
+      const engine = tryNativeEngine()!;
+      const counted = async (work: () => Promise<unknown>): Promise<readonly number[]> => {
+        const before = engine.stats();
+        await work();
+        return engine.stats().map((count, i) => count - before[i]!);
+      };
+      const data = nodeFiles.alignedBuffer!(64 * KIB).fill(7);
+      // The device may just have been slow: then the pool does it, as it does two at once.
+      const [, inline = 0, ring, aio, pool = 0] = await counted(() => file.write(0, Iov.of(data)));
+      expect([inline + pool, ring, aio]).toEqual([1, 0, 0]);
+      const two = await counted(() =>
+        Promise.all([file.write(64 * KIB, Iov.of(data)), file.write(128 * KIB, Iov.of(data))]),
+      );
+      expect(two.slice(1, 5)).toEqual([0, 0, 0, 2]);
+      // Not the first any more.
+      const [, again, , , byPool] = await counted(() => file.write(0, Iov.of(data)));
+      expect([again, byPool]).toEqual([0, 0]);
+      await file.close();
+      const now = readFileSync(path);
+      expect(now.subarray(0, 192 * KIB).every((x) => x === 7)).toBe(true);
+      expect(now.subarray(192 * KIB).every((x) => x === 0)).toBe(true);
+    },
+  );
 
   test('allocate reserves blocks and extends', async () => {
     const path = join(tempDir(), 'a');

@@ -73,6 +73,8 @@ export const EngineCode = { threads: 0, native: 1, io_uring: 2 } as const;
 
 /** Slot flag: the page cache is in use, so the request may finish at once. */
 const CACHED = 1;
+/** Slot flag: sent to another engine than the file's, to be done in one call. */
+const AT_ONCE = 2;
 
 /** What the engine must know of the file that a request belongs to. */
 export interface Target {
@@ -328,7 +330,7 @@ export class NativeEngine {
     this.#i32[word + OP] = op;
     this.#i32[word + FD] = target.fd;
     this.#i32[word + ENGINE] = engine;
-    this.#flags[slot] = target.cached ? CACHED : 0;
+    this.#flags[slot] = (target.cached ? CACHED : 0) | (engine === target.code ? 0 : AT_ONCE);
     this.#settle[slot] = settle;
     this.#targets[slot] = target;
     const header = this.#header;
