@@ -224,3 +224,10 @@ it('random commands end, and never go outside the disk', async () => {
   }
   expect(backend.size).toBe(DISK);
 });
+
+it('virtio-scsi-pci has the number of transitional SCSI controllers', async () => {
+  const { machine } = await testMachine();
+  await machine.addDevice({ driver: 'virtio-scsi-pci', addr: '5' }, 'keyval');
+  machine.ports.write(0xcf8, 4, 0x8000_2800);
+  expect(machine.ports.read(0xcfc, 4)).toBe(0x1004_1af4);
+});

@@ -31,6 +31,8 @@ const LEGACY_PAGE = 4096;
  * Memory that is no plain RAM is copied meanwhile.
  */
 const MOST_IN_FLIGHT = 64 * 1024 * 1024;
+/** PCI device numbers of transitional devices, by device type (4.1.2.1). */
+const transitionalIds: Readonly<Record<number, number>> = { 2: 0x1001, 8: 0x1004 };
 /** Bits of all devices. */
 export const VirtioFeature = {
   anyLayout: 1 << 27,
@@ -103,9 +105,11 @@ export class VirtioPci {
     const { hasLegacy, hasModern } = init;
     assert(hasLegacy || hasModern, 'a device without an interface');
     this.#model = model;
+    const transitional = transitionalIds[model.deviceId] ?? 0;
+    assert(!hasLegacy || transitional > 0, 'a legacy device without a number');
     this.fn = new PciFunction({
       vendor: VENDOR,
-      device: hasLegacy ? 0x0fff + model.deviceId : 0x1040 + model.deviceId,
+      device: hasLegacy ? transitional : 0x1040 + model.deviceId,
       classCode: model.classCode,
       revision: hasLegacy ? 0 : 1,
       subsystemVendor: VENDOR,
