@@ -259,10 +259,7 @@ export class SparseExtent implements Extent {
    */
   #allocate(was: number, offset: number, iov: Iov): Promise<void> {
     const index = Math.floor(offset / this.#perTable);
-    if (this.tables.tryTable(index) === null) {
-      const text = 'The extent has no grain table there';
-      return Promise.reject(new BlockError('EINVAL', text));
-    }
+    if (this.tables.tryTable(index) === null) return Promise.reject(noTable());
     const first = Math.floor(offset / this.#grain);
     const inside = offset - first * this.#grain;
     const count = Math.ceil((inside + iov.bytes) / this.#grain);
@@ -356,6 +353,8 @@ export class SparseExtent implements Extent {
       bytes += piece.length;
       const at = offset + i * this.#grain;
       const run = this.#tryRun(at, 1) ?? (await this.#runAt(at, 1));
+      const index = Math.floor(at / this.#grain / this.geometry.tableEntries);
+      if (this.tables.tryTable(index) === null) throw noTable();
       if (run.host === Grain.unallocated) continue;
       throw new BlockError('EIO', undefined, {
         before: 'Could not write to allocated cluster for streamOptimized',
@@ -474,4 +473,8 @@ export class SparseExtent implements Extent {
     await this.store();
     await this.#growth.trim();
   }
+}
+
+function noTable(): BlockError {
+  return new BlockError('EINVAL', 'The extent has no grain table there');
 }

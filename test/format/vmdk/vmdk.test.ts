@@ -212,6 +212,20 @@ describe('streams', () => {
     expect(sectors).toEqual([0, 128, 256, 384, 2048]);
   });
 
+  it('that lack a grain table are not written there', async () => {
+    const files = new FakeFiles();
+    await create(files, 'subformat=streamOptimized');
+    const bytes = files.bytesOf(path);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(Number(view.getBigUint64(56, true)) * 512, 0, true);
+    files.put(path, bytes);
+    const disk = await open(files, { writable: true });
+    expect(await failure(disk.write(0, filled(64 * KiB, 1)))).toBe(
+      'The extent has no grain table there',
+    );
+    expect((await readBytes(disk, 0, 1))[0]).toBe(0);
+  });
+
   it('with their directory at the end, as other programs write them, are read', async () => {
     const files = new FakeFiles();
     await create(files, 'subformat=streamOptimized');
