@@ -17,6 +17,7 @@ import { daemonJobs } from './jobs/daemon.mjs';
 import { deviceJobs } from './jobs/devices.mjs';
 import { nbdJobs } from './jobs/nbd.mjs';
 import { requestJobs } from './jobs/requests.mjs';
+import { throttleJobs } from './jobs/throttle.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const jobs = [
@@ -27,6 +28,7 @@ const jobs = [
   ...daemonJobs,
   ...deviceJobs,
   ...blockJobs,
+  ...throttleJobs,
 ];
 
 const help = `npm run bench -- [OPTIONS] [NAME…]

@@ -11,7 +11,7 @@ const SIZE = 2 * GIB;
 const files = ['job-top', 'job-base', 'job-target', 'job.sock'];
 
 /** A daemon that answers on its standard output. */
-class Daemon {
+export class Daemon {
   #text = '';
   #seen = [];
   #wake = () => undefined;

@@ -120,6 +120,11 @@ export class Backend implements ChildParent {
     return this.#perms;
   }
 
+  /** Requests wait until a drained section ends. */
+  get isQuiesced(): boolean {
+    return this.#quiesced > 0;
+  }
+
   /** Requests in flight. */
   get inFlight(): number {
     return this.#inFlight;

@@ -55,8 +55,8 @@ export async function removeFilter(filter: BlockNode, to = filtered(filter)): Pr
   } finally {
     graph.drainEnd(filter);
     await graph.release(to);
+    await graph.release(filter);
   }
-  await graph.release(filter);
 }
 
 /** Whether `node` is `top` or below it: an edge of it that led to `top` would make a ring. */

@@ -27,6 +27,7 @@ import type { JobStatus, JobType, JobVerb } from './states.js';
 import { accepts, mayFollow } from './states.js';
 import { JobTransaction } from './transaction.js';
 import type { BlockJobInit, JobControl, JobProgress, JobWork, OnError } from './work.js';
+import { cleanUp } from './work.js';
 
 export type { BlockJobInit, JobControl, JobProgress, JobWork, OnError } from './work.js';
 
@@ -154,7 +155,7 @@ export class Job implements JobControl, ChildParent {
     return this.#ended;
   }
 
-  /** The text for people of why it failed; undefined while it has not. */
+  /** Why it failed, for people. */
   get errorText(): string | undefined {
     return this.error === undefined ? undefined : messageOf(this.error);
   }
@@ -433,10 +434,11 @@ export class Job implements JobControl, ChildParent {
     const failed = this.takeOutcome();
     if (failed) await this.work.abort?.();
     else await this.work.commit?.();
-    await this.work.clean?.();
+    const unclean = await cleanUp(this.work);
+    this.error ??= unclean;
     await this.releaseNodes();
     this.#ended = true;
-    if (this.#started) this.#tellEnd(failed);
+    if (this.#started) this.#tellEnd(failed || this.error !== undefined);
     this.transaction.remove(this);
     this.#become('concluded');
     this.#tellConcluded();
@@ -581,7 +583,7 @@ export class Job implements JobControl, ChildParent {
   }
 }
 
-/** Turns of the microtask queue in which a job that has nothing to do is over. */
+/** Turns of microtasks in which a job with nothing to do is over. */
 const AT_ONCE = 8;
 
 function actionFor(policy: OnError, isFull: boolean): 'report' | 'ignore' | 'stop' {

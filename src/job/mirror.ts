@@ -225,6 +225,11 @@ class Mirror implements HoldingWork {
     await this.#ranges.run({ offset, bytes, serialising: true }, async () => {
       try {
         await write();
+        if (target.isQuiesced) {
+          // Whoever drains the target may wait for this very write: the job copies it later.
+          this.#dirty.set(offset, bytes);
+          return;
+        }
         await copy(target).catch((e: unknown) => {
           this.#dirty.set(offset, bytes);
           if (!isNotSupported(e)) this.#failure = new PieceFailure('write', e);

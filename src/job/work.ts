@@ -67,6 +67,16 @@ export interface JobWork {
   info?(): Readonly<Record<string, unknown>>;
 }
 
+/** Runs `clean`; what failed, if it did: a job that never ends would hold up all others. */
+export async function cleanUp(work: JobWork): Promise<unknown> {
+  try {
+    await work.clean?.();
+  } catch (e) {
+    return e;
+  }
+  return undefined;
+}
+
 /** What distinguishes jobs on disks from others. */
 export interface BlockJobInit {
   /** Bytes a second; 0: no limit. */
