@@ -10,7 +10,8 @@
  *  A3  When a format becomes active, its image is opened anew: nothing of what was known of it
  *      before is used any more. Locks are taken before it is looked at.
  *  A4  Devices and drives keep an edge without permissions meanwhile (`Child.suspended`); whoever
- *      else writes (an export, a job) does not let the node go: EPERM.
+ *      else writes (an export, a job) does not let the node go: EPERM. While a machine is waited
+ *      for, an active node lets others write until it is here.
  *  A5  If it throws, what was done so far stays: some nodes are inactive, others are not. Calling
  *      for the opposite brings all back.
  */
@@ -23,7 +24,7 @@ import type {
   OpenFlags,
   ReopenStep,
 } from './driver.js';
-import { BlockError, prepend } from './errors.js';
+import { BlockError, messageOf, prepend } from './errors.js';
 import type { BlockGraph } from './graph.js';
 import type { BlockNode } from './node.js';
 import { splitGeneric } from './node-options.js';
@@ -88,6 +89,18 @@ export async function activateAll(graph: BlockGraph): Promise<void> {
   await withDrained(graph, nodes, async () => {
     for (const node of nodes) await activateUp(node);
   });
+  for (const node of graph.nodes.values()) if (node.isActive) await endSharing(node);
+}
+
+/** What let others write while a machine was waited for does so no more, unless they still do. */
+async function endSharing(node: BlockNode): Promise<void> {
+  if (node.graph.opensInactive) return;
+  try {
+    await resumeEdges(node);
+  } catch (e) {
+    node.graph.warn(messageOf(e));
+    for (const edge of node.parents) edge.suspended = undefined;
+  }
 }
 
 async function withDrained(
@@ -118,7 +131,7 @@ async function inactivateDown(node: BlockNode): Promise<void> {
 async function inactivateOne(node: BlockNode): Promise<void> {
   const { graph } = node;
   const users = [...node.parents].filter(({ parent }) => parent.asNode === undefined);
-  for (const { parent, perm } of users) {
+  for (const { parent, perm } of node.parents) {
     if ((perm & changing) !== 0 && parent.mayBeInactive !== true) throw new BlockError('EPERM');
   }
   const step = await prepareMode(node, { ...node.flags, writable: false });
@@ -134,6 +147,10 @@ async function inactivateOne(node: BlockNode): Promise<void> {
     // Cuts off what the file was grown ahead; from then on nothing is held back.
     await node.instance.close();
     await node.file?.flush();
+    // They are in the image now.
+    for (const [name, { persistent }] of node.dirtyBitmaps) {
+      if (persistent && node.driver.storesBitmaps === true) node.dirtyBitmaps.delete(name);
+    }
   }
   node.flags = { ...node.flags, inactive: true };
   if (writes) {
@@ -225,11 +242,6 @@ async function fallAsleep(node: BlockNode): Promise<void> {
 /** The driver opens the image that its children show now, as if for the first time (A3). */
 async function openAgain(node: BlockNode): Promise<void> {
   const { backingFile, autoBackingFile } = node;
-  if (node.driver.storesBitmaps === true) {
-    for (const [name, { persistent }] of node.dirtyBitmaps) {
-      if (persistent) node.dirtyBitmaps.delete(name);
-    }
-  }
   node.instance = await node.driver.open(contextOf(node));
   // What the header names has been opened under a name that may be written in another way.
   if (node.backingFile === backingFile) node.autoBackingFile = autoBackingFile;
@@ -262,13 +274,11 @@ async function resumeEdges(node: BlockNode): Promise<void> {
   for (const edge of node.parents) {
     const { suspended } = edge;
     if (suspended === undefined) continue;
-    edge.suspended = undefined;
-    try {
-      await node.graph.changePerms(edge, suspended);
-    } catch (e) {
-      edge.suspended = suspended;
-      throw e;
-    }
+    // Until the machine is here others (an export that brings its disk) may write as well.
+    const waits = node.graph.opensInactive;
+    const wanted = waits ? { perm: suspended.perm, shared: Perm.all } : suspended;
+    await node.graph.changePerms(edge, wanted);
+    if (!waits) edge.suspended = undefined;
   }
 }
 

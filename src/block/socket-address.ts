@@ -22,8 +22,11 @@ const unix = t.struct('UnixSocketAddress', {
 
 const fd = t.struct('FdSocketAddress', { str: t.str({ doc: 'number of an open descriptor' }) });
 
-/** A flat union; vsock addresses are not supported. */
-export const socketAddress = t.union('SocketAddress', 'type', { inet, unix, fd });
+/** The kinds of addresses; vsock is not supported. */
+export const socketAddressTypes = { inet, unix, fd };
+
+/** A flat union. */
+export const socketAddress = t.union('SocketAddress', 'type', socketAddressTypes);
 
 /** The same with the members of each kind under `data`, as older commands have it. */
 export const socketAddressLegacy = t.union('SocketAddressLegacy', 'type', {

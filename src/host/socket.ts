@@ -99,6 +99,8 @@ export interface Listener {
 export interface HostSockets {
   /** The program's standard input and output as one stream; absent where there are none. */
   stdio?(this: void): ByteStream;
+  /** A program's standard input and output: its path and arguments. Absent: none can be started. */
+  exec?(this: void, argv: readonly string[]): ByteStream;
   /**
    * `plain`: startTls will not be called, which allows shorter ways.
    * Rejects with HostError; the message is complete ("Failed to connect to …").

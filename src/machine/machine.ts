@@ -252,6 +252,8 @@ export class Machine {
     this.#chipset.reset();
     this.power?.reset();
     this.#configPorts.reset();
+    this.ports.isTouched = false;
+    this.mmio.isTouched = false;
   }
 
   /** All devices are there: firmware is told of them, and the guest runs unless it is paused. */
@@ -536,6 +538,18 @@ export class Machine {
     const paths = order.map(({ path }) => path);
     if (this.#bootRom !== undefined) paths.unshift(this.#bootRom);
     this.fwCfg.setFile('bootorder', textItem(paths.join('\n')));
+  }
+
+  // --- state (state/machine-state.ts)
+
+  /** A processor executes a guest. */
+  get hasProcessor(): boolean {
+    return this.#init.processor !== undefined;
+  }
+
+  /** The guest has accessed a register since the last reset. */
+  get isTouched(): boolean {
+    return this.ports.isTouched || this.mmio.isTouched;
   }
 
   // --- memory, as a processor sees it

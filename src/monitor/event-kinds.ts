@@ -1,6 +1,7 @@
 /** The events that there are. */
 import { t } from '../options/schema.js';
 import { defineEvent } from './events.js';
+import { migrationStatus } from './types/migration.js';
 import { jobStatus, jobType } from './types/job.js';
 
 /** Events that a disk can cause any number of times come once a second at most, as in QEMU. */
@@ -178,5 +179,10 @@ export const eventKinds = [
     name: 'BLOCK_EXPORT_DELETED',
     doc: 'An export is gone, and its ID free.',
     data: t.struct('q_obj_BLOCK_EXPORT_DELETED-arg', { id: t.str() }),
+  }),
+  defineEvent({
+    name: 'MIGRATION',
+    doc: 'The migration is in another state; only with the capability `events`.',
+    data: t.struct('q_obj_MIGRATION-arg', { status: migrationStatus }),
   }),
 ];

@@ -1,10 +1,21 @@
 /** The port through which a monitor reaches the machine that it belongs to. */
 import type { Backend } from '../block/backend.js';
+import type { Migration } from './migration/migration.js';
 import type { Decl } from '../options/schema.js';
 
 /** QMP's RunState, as far as machines of ours can be in one. */
 export type RunState =
-  'inmigrate' | 'internal-error' | 'io-error' | 'paused' | 'prelaunch' | 'running' | 'shutdown';
+  | 'finish-migrate'
+  | 'inmigrate'
+  | 'internal-error'
+  | 'io-error'
+  | 'paused'
+  | 'postmigrate'
+  | 'prelaunch'
+  | 'restore-vm'
+  | 'running'
+  | 'save-vm'
+  | 'shutdown';
 
 /** How a `-drive` argument says that its drive is attached. */
 export type DriveInterface =
@@ -43,6 +54,8 @@ export interface MachineControl {
   stop(): Promise<void>;
   /** The guest goes on. Event RESUME. Throws QmpError where it cannot. */
   cont(): Promise<void>;
+  /** Taking the machine elsewhere, and waiting for one. */
+  readonly migration: Migration;
   /** As the reset button. Event RESET. */
   reset(): void;
   /** As the power button. Event POWERDOWN. */

@@ -40,6 +40,8 @@ export interface RegionMapper {
 export class IoSpace implements RegionMapper {
   /** Hears that something was mapped or taken away. */
   onChange: (() => void) | undefined;
+  /** Somebody has accessed a register. */
+  isTouched = false;
   readonly #mappings: Mapping[] = [];
   readonly #unassigned: number;
   #last: Mapping | undefined;
@@ -77,6 +79,7 @@ export class IoSpace implements RegionMapper {
   read(address: number, size: AccessSize): number {
     const mapping = this.#find(address);
     if (mapping !== undefined && fits(mapping, address, size)) {
+      this.isTouched = true;
       return mapping.region.read(address - mapping.base, size) >>> 0;
     }
     if (size === 1) return this.#unassigned;
@@ -88,6 +91,7 @@ export class IoSpace implements RegionMapper {
   write(address: number, size: AccessSize, value: number): void {
     const mapping = this.#find(address);
     if (mapping !== undefined && fits(mapping, address, size)) {
+      this.isTouched = true;
       const mask = size === 4 ? 0xffff_ffff : size === 2 ? 0xffff : 0xff;
       mapping.region.write(address - mapping.base, size, (value & mask) >>> 0);
       return;

@@ -80,6 +80,8 @@ export async function loadBitmaps(image: Qcow2Image, writable: boolean): Promise
     );
   }
   for (const entry of entries) {
+    // It came with its machine and is newer than what the image holds.
+    if (image.node.dirtyBitmaps.has(entry.name)) continue;
     image.node.dirtyBitmaps.set(entry.name, await loadBitmap(image, entry));
   }
   image.bitmapEntries = entries;

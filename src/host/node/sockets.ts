@@ -9,6 +9,7 @@ import { HostError } from '../file.js';
 import { errnoText } from '../errno.js';
 import type { ByteStream, HostSockets, Listener, SocketAddress, TlsOptions } from '../socket.js';
 import { toHostError } from './errors.js';
+import { exec } from './exec.js';
 import { stdio } from './stdio.js';
 import { Outlet, slabReads, tryTakeOver } from './plain-socket.js';
 
@@ -408,4 +409,4 @@ function cannotListen(address: SocketAddress, cause: HostError): HostError {
   return new HostError(code, `${text}: ${errnoText(code)}`, { cause });
 }
 
-export const nodeSockets: HostSockets = { connect, listen, stdio };
+export const nodeSockets: HostSockets = { connect, listen, stdio, exec };

@@ -6,6 +6,7 @@ import { runHmp } from '../hmp/run.js';
 import type { MachineControl } from '../machine.js';
 import { QmpError } from '../qmp-error.js';
 import { deviceCommands } from './device.js';
+import { migrationCommands } from './migration.js';
 import { mediumCommands } from './medium.js';
 
 function machineOf({ machine }: MonitorContext): MachineControl {
@@ -133,4 +134,5 @@ export const systemCommands = [
   queryKvm,
   ...mediumCommands,
   ...deviceCommands,
+  ...migrationCommands,
 ] as const;

@@ -1,6 +1,7 @@
 /** The machine as its monitors see it: its state, its drives, its exerciser. */
 import { activateAll } from '../../block/activity.js';
 import type { Backend } from '../../block/backend.js';
+import type { BlockGraph } from '../../block/graph.js';
 import { messageOf } from '../../block/errors.js';
 import type {
   DeviceFacts,
@@ -10,6 +11,7 @@ import type {
   RunState,
 } from '../../monitor/machine.js';
 import type { Machine, PauseReason } from '../../machine/machine.js';
+import { Migration } from '../../monitor/migration/migration.js';
 import { QmpError } from '../../monitor/qmp-error.js';
 import { parseOpts } from '../../options/qemu-opts.js';
 import type { Daemon } from '../daemon/run.js';
@@ -32,18 +34,61 @@ export class SystemControl implements MachineControl {
   readonly drives = new Map<string, Drive>();
   /** The machine with its devices; undefined: there is none (`-machine none`), or none yet. */
   machine: Machine | undefined;
+  /** The guest runs when the machine is here; `-S` and `stop` say otherwise. */
+  autostart = true;
+  /** No machine will come: the program ends. */
+  onIncomingFailed: () => void = () => undefined;
+  readonly migration: Migration;
   readonly #daemon: Daemon;
   readonly #program: Program;
 
   constructor(daemon: Daemon, program: Program) {
     this.#daemon = daemon;
     this.#program = program;
+    this.migration = new Migration(this);
+  }
+
+  get graph(): BlockGraph {
+    return this.#daemon.graph;
+  }
+
+  emit(name: string, data: Readonly<Record<string, unknown>>): void {
+    this.#daemon.emit(name, data);
+  }
+
+  exclusively<T>(work: () => Promise<T>): Promise<T> {
+    return this.#daemon.exclusively(work);
+  }
+
+  complain(text: string): void {
+    this.#program.error(text);
+  }
+
+  incomingFailed(): void {
+    this.onIncomingFailed();
+  }
+
+  /** The guest stands still in a state of its own. */
+  halt(state: RunState): void {
+    const { runState } = this;
+    this.runState = state;
+    if (runState !== 'running') return;
+    this.machine?.pause('paused');
+    this.#daemon.emit('STOP');
+  }
+
+  /** The guest goes on, with images that are active. */
+  proceed(): void {
+    this.runState = 'running';
+    this.#daemon.emit('RESUME');
+    this.machine?.resume();
   }
 
   async stop(): Promise<void> {
     if (this.runState !== 'running') {
       // A machine that has not begun stays so when it is told to go on later.
       if (this.runState === 'prelaunch') this.runState = 'paused';
+      if (this.runState === 'inmigrate') this.autostart = false;
       return;
     }
     this.runState = 'paused';
@@ -59,16 +104,16 @@ export class SystemControl implements MachineControl {
 
   async cont(): Promise<void> {
     if (this.runState === 'inmigrate') {
-      throw new QmpError('Waiting for a machine to come is not supported: it cannot go on');
+      this.autostart = true;
+      return;
     }
+    if (this.runState === 'finish-migrate') throw new QmpError('Migration is not finalized yet');
     if (this.runState === 'running') return;
     if (this.runState === 'shutdown' || this.runState === 'internal-error') {
       throw new QmpError('Resetting the Virtual Machine is required');
     }
-    await activateAll(this.#daemon.graph);
-    this.runState = 'running';
-    this.#daemon.emit('RESUME');
-    this.machine?.resume();
+    await activateAll(this.graph);
+    this.proceed();
   }
 
   /** The machine stopped by itself. */

@@ -1,6 +1,7 @@
 /** `vdisk-system`: a machine under the control of monitors, with QEMU's command line. */
 import { hintOf, messageOf } from '../../block/errors.js';
 import { systemProgramCommands } from '../../monitor/commands/index.js';
+import { parseUri } from '../../monitor/migration/address.js';
 import { BugError } from '../../lib/assert.js';
 import { parseOpts } from '../../options/qemu-opts.js';
 import type { Machine } from '../../machine/machine.js';
@@ -179,11 +180,14 @@ class System {
       control.uuid = readUuid(value);
     });
     control.snapshotAll = this.#has('snapshot');
-    if (this.#has('S')) control.runState = 'prelaunch';
-    await this.#each('incoming', (value) => {
-      if (value !== 'defer') throw new OptionError('migration is not supported');
+    if (this.#has('S')) {
+      control.runState = 'prelaunch';
+      control.autostart = false;
+    }
+    if (this.#has('incoming')) {
       control.runState = 'inmigrate';
-    });
+      control.graph.opensInactive = true;
+    }
     await this.#each('object', async (value) => {
       const help = await this.#daemon.object(value);
       if (help !== undefined) throw new Ended(help);
@@ -198,6 +202,7 @@ class System {
     await this.#each('qtest', (value) => this.#qtest(value));
     await this.#setUpMonitors();
     await this.#setUpSerial();
+    await this.#incoming();
     await this.#each('pidfile', (value) => {
       this.#daemon.writePid(value);
     });
@@ -287,6 +292,21 @@ class System {
       const { properties, json } = readDevice(value);
       await machine.addDevice(properties, json ? 'qmp' : 'keyval');
     });
+  }
+
+  /** The last `-incoming` counts; with `defer` the command migrate-incoming names the place. */
+  async #incoming(): Promise<void> {
+    const { migration } = this.#control;
+    const last = this.#given.findLast(({ name }) => name === 'incoming');
+    this.#control.onIncomingFailed = () => {
+      this.#end(1);
+    };
+    if (last === undefined || last.value === 'defer') return;
+    try {
+      await migration.wait(parseUri(last.value));
+    } catch (e) {
+      throw new StartError(last.written, e);
+    }
   }
 
   async #makeGuest(init: GuestInit): Promise<Machine> {
@@ -384,6 +404,7 @@ class System {
 
   async #close(): Promise<void> {
     this.#consoles?.close();
+    await this.#control.migration.close();
     // Anonymous users of drives' nodes are gone by then: exports and jobs end in the daemon.
     await this.#daemon.close(async () => {
       const { machine } = this.#control;

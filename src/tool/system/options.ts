@@ -113,7 +113,7 @@ export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
     used('L', 'FOLDER', 'where firmware is looked for first'),
     used('no-reboot', undefined, 'the program ends when the guest wants a reset'),
     used('no-shutdown', undefined, 'the program stays when the guest switches itself off'),
-    used('incoming', 'URI', 'wait for a machine to come; only defer'),
+    used('incoming', 'URI', 'wait for a machine to come: tcp:, unix:, exec:, fd:, file:; or defer'),
     accepted('qtest-log', 'FILE'),
     accepted('no-user-config'),
     accepted('cpu', 'MODEL'),
