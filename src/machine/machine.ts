@@ -14,7 +14,6 @@ import type { GuestClock } from '../device/bus/clock.js';
 import type { Bus, Device, DeviceContext, DeviceType } from '../device/bus/device.js';
 import { IsaBus } from '../device/bus/isa.js';
 import { PciBus, PciConfigPorts } from '../device/bus/pci/bus.js';
-import type { AccessSize } from '../device/bus/space.js';
 import { IoSpace } from '../device/bus/space.js';
 import { OptionError } from '../options/option-error.js';
 import type { Chipset, MachineType } from './chipset.js';
@@ -560,7 +559,7 @@ export class Machine {
     if (view !== undefined) return view.slice();
     const out = new Uint8Array(bytes);
     this.ram.read(address, out);
-    this.#eachRegister(address, bytes, (at, size, place) => {
+    this.mmio.eachAccess(address, bytes, (at, size, place) => {
       let value = this.mmio.read(at, size);
       for (let i = 0; i < size; i++, value = Math.floor(value / 256)) out[place + i] = value & 0xff;
     });
@@ -575,28 +574,11 @@ export class Machine {
       return;
     }
     this.ram.write(address, data);
-    this.#eachRegister(address, data.length, (at, size, place) => {
+    this.mmio.eachAccess(address, data.length, (at, size, place) => {
       let value = 0;
       for (let i = 0; i < size; i++) value += data[place + i]! * 2 ** (8 * i);
       this.mmio.write(at, size, value);
     });
-  }
-
-  /** Cuts a range into aligned accesses to what is mapped there. */
-  #eachRegister(
-    address: number,
-    bytes: number,
-    each: (at: number, size: AccessSize, place: number) => void,
-  ): void {
-    for (const { base, end } of this.mmio.mappings) {
-      const to = Math.min(address + bytes, end);
-      for (let at = Math.max(address, base); at < to;) {
-        const left = to - at;
-        const size = at % 4 === 0 && left >= 4 ? 4 : at % 2 === 0 && left >= 2 ? 2 : 1;
-        each(at, size, at - address);
-        at += size;
-      }
-    }
   }
 
   /** Ends the processor and takes all devices away. */

@@ -102,6 +102,23 @@ export class IoSpace implements RegionMapper {
     this.write(address + half, half, value >>> (8 * half));
   }
 
+  /** Cuts a range into aligned accesses to what is mapped there. */
+  eachAccess(
+    address: number,
+    bytes: number,
+    each: (at: number, size: AccessSize, place: number) => void,
+  ): void {
+    for (const { base, end } of this.#mappings) {
+      const to = Math.min(address + bytes, end);
+      for (let at = Math.max(address, base); at < to;) {
+        const left = to - at;
+        const size = at % 4 === 0 && left >= 4 ? 4 : at % 2 === 0 && left >= 2 ? 2 : 1;
+        each(at, size, at - address);
+        at += size;
+      }
+    }
+  }
+
   #find(address: number): Mapping | undefined {
     const last = this.#last;
     if (last !== undefined && address >= last.base && address < last.end) return last;
