@@ -199,35 +199,6 @@ more('Linux on each kind of disk', () => {
     LIMIT,
   );
 
-  it(
-    'a disk comes and goes while the guest runs',
-    async () => {
-      const folder = tempDir();
-      const disk = join(folder, 'disk.raw');
-      writeFileSync(disk, 'hello'.padEnd(1 << 20, '-'));
-      const quiet = 'console=ttyS0 quiet cryptomgr.notests edd=off mitigations=off';
-      const args = ['-kernel', guestFile('vmlinuz'), '-initrd', guestFile('initrd.img')];
-      const append = ['-append', `${quiet} modules=virtio_pci,virtio_blk`];
-      const guest = terminalGuest([...args, ...append, '-m', '160']);
-      const monitor = (line: string): void => {
-        guest.type(`\x01c${line}\n\x01c`);
-      };
-      await expect.poll(guest.text, { timeout: LIMIT }).toContain('guest: ready');
-      monitor(`drive_add 0 if=none,id=d1,format=raw,file=${disk}`);
-      monitor('device_add virtio-blk-pci,id=v1,drive=d1');
-      guest.type('until [ -b /dev/vda ]; do sleep 0.2; done; echo "came $(head -c 5 /dev/vda)"\n');
-      await expect.poll(guest.text, { timeout: LIMIT }).toContain('came hello');
-      monitor('device_del v1');
-      guest.type('while [ -b /dev/vda ]; do sleep 0.2; done; echo "went $((20 + 3))"\n');
-      await expect.poll(guest.text, { timeout: LIMIT }).toContain('went 23');
-      monitor('info block d1');
-      await expect.poll(guest.text, { timeout: LIMIT }).toContain("Device 'd1' not found");
-      guest.type('poweroff -f\n');
-      expect(await guest.ended).toBe(0);
-    },
-    LIMIT,
-  );
-
   it.each([
     ['CD-ROM', ['-cdrom', guestFile('grub-rescue-cdrom.iso'), '-boot', 'd']],
     [
