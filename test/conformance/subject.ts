@@ -239,6 +239,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   cloop: 'read only, and no image can be created: test/format/cloop',
   dmg: 'read only, and no image can be created: test/format/dmg',
   bochs: 'read only, and no image can be created: test/format/bochs',
+  vvfat: 'a folder of the host, read only: test/format/vvfat',
   'snapshot-access': 'reads what another filter keeps: test/filter/copy-before-write',
 };
 

@@ -2,6 +2,7 @@
 // the stream, one side has the images, and the other has not touched them. Method: two machines
 // over one simulated host with locks and sockets, streams that are cut or changed at any place.
 import { onTestFinished, describe, expect, it } from 'vitest';
+import { activateAll } from '../../src/block/activity.js';
 import { addBitmap } from '../../src/block/bitmaps.js';
 import { createImage, prepareCreate } from '../../src/block/create.js';
 import type { ByteStream } from '../../src/host/socket.js';
@@ -30,6 +31,9 @@ import {
 const MiB = 1 << 20;
 const ramBytes = 4 * MiB;
 const { hot } = nodeHost();
+/** Of the section `end`, or a little more. */
+const END_BYTES = 64;
+const NOT_TAKEN = 'The destination has not taken the machine over';
 
 /** Sockets whose connections break when so many bytes were written. */
 class Fragile extends FakeSockets {
@@ -198,11 +202,17 @@ describe('a machine that moves', () => {
       const both = await pair();
       const { source, target, sockets } = both;
       source.machine.ram.write(0, new Uint8Array(MiB).fill(7));
-      sockets.left = random.int(0, total - 1);
+      // In the last bytes the source cannot know whether they arrived.
+      sockets.left = round === 0 ? total - 1 : random.int(0, total - END_BYTES - 1);
       await go(both);
       await target.ended();
       expect(source.events.at(-1)).toBe('failed');
-      expect(source.runState).toBe('running');
+      expect(source.runState).toBe(round === 0 ? 'postmigrate' : 'running');
+      if (round === 0) {
+        expect(source.told.join()).toMatch(/; it may have: the images stay inactive until cont$/);
+        expect(await failureCode(source.disk.write(0, filled(512, 1)))).toBe('EPERM');
+        await activateAll(source.graph);
+      }
       expect(target.events.slice(-2)).toEqual(['failed', 'gone']);
       expect(target.disk.node.isActive).toBe(false);
       expect(hot.isZero(target.machine.ram.tryView(0, ramBytes) ?? Uint8Array.of(1))).toBe(true);
@@ -210,6 +220,25 @@ describe('a machine that moves', () => {
       expect(await readBytes(source.disk, 0, 4)).toEqual(new Uint8Array(4).fill(0x34));
     }
   }, 60_000);
+
+  it('stays where it is when the destination does not want it or cannot have it', async () => {
+    const foreign = await pair();
+    const { source, target } = foreign;
+    target.migration.settings.switch([{ capability: 'validate-uuid', state: true }]);
+    Object.assign(target, { uuid: '00000000-0000-0000-0000-000000000001' });
+    await go(foreign);
+    await target.ended();
+    expect([source.runState, source.told]).toEqual(['running', [NOT_TAKEN]]);
+    await source.disk.write(0, filled(512, 0x34));
+
+    const blocked = await pair();
+    // Nobody can open the image anew.
+    blocked.files.faults.push({ op: 'read', code: 'EIO', path: '/d', skip: 0 });
+    await go(blocked);
+    await blocked.target.ended();
+    expect(blocked.target.disk.node.isActive).toBe(false);
+    expect(blocked.source.told[0]).toMatch(new RegExp(`^${NOT_TAKEN}`));
+  });
 
   it('waits before its images go, and can be called back there', async () => {
     const both = await pair();

@@ -7,9 +7,13 @@
  * Invariants
  *  MG1  At most one side has images active. The source gives them up before the last byte of the
  *       stream is written; the destination takes them after it has read it and found it good.
- *  MG2  Whatever fails at the source before the end of the stream is on its way: its images are
- *       active again, and its guest goes on if it ran.
- *  MG3  Whatever fails at the destination before the end was read: its images stay untouched.
+ *  MG2  Whatever fails at the source before the end of the stream is on its way, or when the
+ *       destination has said that it failed: the source's images are active again, and its guest
+ *       goes on if it ran.
+ *  MG3  Whatever fails at the destination before the end was read: its images stay untouched. If it
+ *       cannot take them, it gives back what it took before it says so.
+ *  MG4  When the end is on its way and no answer comes, the destination may have the images. The
+ *       source leaves them alone; its user decides, with `cont`.
  *
  * The guest stands still while RAM is sent: there is no copying of RAM before.
  */
@@ -42,6 +46,10 @@ type Place = Infer<typeof migrationAddress>;
 const PAGE = 4096;
 /** What the destination answers when it has taken over. */
 const DONE = Uint8Array.of(0x64, 0x6f, 0x6e, 0x65);
+/** And when it has not, and will not. */
+const FAIL = Uint8Array.of(0x66, 0x61, 0x69, 0x6c);
+
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => a.every((byte, i) => byte === b[i]);
 
 /** What migration needs of the program that has the machine. */
 export interface MigrationHost {
@@ -80,6 +88,8 @@ export class Migration {
   #cancelled = false;
   /** The destination may have all that it needs. */
   #isTooLate = false;
+  /** It may even use the images (MG4). */
+  #inDoubt = false;
   /** Ends what waits for `migrate-continue`. */
   #continue: (() => void) | undefined;
   /** Ends the waiting for a machine to come. */
@@ -174,6 +184,7 @@ export class Migration {
     this.#error = undefined;
     this.#cancelled = false;
     this.#isTooLate = false;
+    this.#inDoubt = false;
     this.#began = this.#now;
     Object.assign(this.#count, { zeroPages: 0, pages: 0 });
     this.#sends = true;
@@ -222,6 +233,7 @@ export class Migration {
     await saveBitmaps(bitmaps, writer);
     this.#checkCancelled();
     this.#isTooLate = true;
+    this.#inDoubt = channel.answers;
     await writer.end();
     if (!channel.answers) return channel.finish();
     await this.#hearDone(channel);
@@ -251,7 +263,8 @@ export class Migration {
   async #hearDone(channel: Channel): Promise<void> {
     const answer = new Uint8Array(DONE.length);
     const got = await channel.read(answer);
-    if (got === DONE.length && DONE.every((byte, i) => byte === answer[i])) return;
+    if (got === DONE.length && isSame(answer, DONE)) return;
+    this.#inDoubt = !isSame(answer, FAIL);
     throw new QmpError('The destination has not taken the machine over');
   }
 
@@ -267,10 +280,15 @@ export class Migration {
     if (this.#cancelled) throw new Cancelled('cancelled');
   }
 
-  /** MG2. */
+  /** MG2, MG4. */
   async #takeBack(before: RunState, error: unknown): Promise<void> {
     const host = this.#host;
     let text = messageOf(error);
+    if (this.#inDoubt) {
+      text += '; it may have: the images stay inactive until cont';
+      host.runState = 'postmigrate';
+      return this.#end(text);
+    }
     try {
       await activateAll(host.graph);
       if (host.runState === 'finish-migrate') {
@@ -281,6 +299,11 @@ export class Migration {
       text += `; the images cannot be used again: ${messageOf(e)}`;
       host.runState = 'paused';
     }
+    this.#end(text);
+  }
+
+  /** Without having moved. */
+  #end(text: string): void {
     this.#endedMs = this.#now;
     this.#sends = false;
     if (this.#cancelled) {
@@ -288,7 +311,7 @@ export class Migration {
       return;
     }
     this.#error = text;
-    host.complain(text);
+    this.#host.complain(text);
     this.#become('failed');
   }
 
@@ -361,6 +384,7 @@ export class Migration {
       this.#become('completed');
       await channel.finish().catch(() => undefined);
     } catch (e) {
+      if (channel.answers) await refuse(channel).catch(() => undefined);
       channel.destroy();
       if (this.#closing) return;
       const { machine } = host;
@@ -399,7 +423,15 @@ export class Migration {
     const host = this.#host;
     const goesOn = running && host.autostart;
     host.graph.opensInactive = false;
-    if (goesOn || !this.settings.has('late-block-activate')) await activateAll(host.graph);
+    if (goesOn || !this.settings.has('late-block-activate')) {
+      try {
+        await activateAll(host.graph);
+      } catch (e) {
+        host.graph.opensInactive = true;
+        await inactivateAll(host.graph);
+        throw e;
+      }
+    }
     host.runState = 'paused';
     if (goesOn) host.proceed();
   }
@@ -412,4 +444,10 @@ export class Migration {
     this.#channel?.destroy();
     await this.#stopWaiting?.();
   }
+}
+
+/** Says that the machine was not taken over. */
+async function refuse(channel: Channel): Promise<void> {
+  await channel.write(FAIL);
+  await channel.finish();
 }
