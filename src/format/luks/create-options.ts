@@ -8,6 +8,7 @@ import {
 } from '../../block/blockdev-types.js';
 import type { LuksCreateOptions } from '../../block/crypto/luks.js';
 import { luksDefaults } from '../../block/crypto/luks.js';
+import { luksAmendKeys, luksCreateKeys } from '../../block/crypto/luks-keys.js';
 import { luksOptionsFrom } from '../../block/crypto/luks-options.js';
 import type { BlockdevAmend, BlockdevCreate } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
@@ -17,22 +18,25 @@ import { t } from '../../options/schema.js';
 
 export const luksCreateOptions = createOptions({
   size: { type: 'size', help: 'Virtual disk size' },
-  'key-secret': { type: 'str', help: 'ID of the secret that holds the passphrase' },
-  'cipher-alg': { type: 'str', help: 'Encryption cipher (default: aes-256)' },
-  'cipher-mode': { type: 'str', help: 'Encryption cipher mode (default: xts)' },
-  'ivgen-alg': { type: 'str', help: 'Generator of initialisation vectors' },
-  'ivgen-hash-alg': { type: 'str', help: 'Hash of the generator (essiv)' },
-  'hash-alg': { type: 'str', help: 'Hash of key derivation (default: sha256)' },
-  'iter-time': { type: 'number', help: 'Milliseconds that unlocking takes (2000)' },
-  'detached-header': { type: 'bool', help: 'Create a header without payload' },
+  'key-secret': {
+    type: 'str',
+    help: 'ID of the secret that provides the keyslot passphrase',
+  },
+  'cipher-alg': luksCreateKeys.cipherAlg,
+  'cipher-mode': luksCreateKeys.cipherMode,
+  'ivgen-alg': luksCreateKeys.ivgenAlg,
+  'ivgen-hash-alg': luksCreateKeys.ivgenHashAlg,
+  'hash-alg': luksCreateKeys.hashAlg,
+  'iter-time': luksCreateKeys.iterTime,
+  'detached-header': { type: 'bool', help: 'Create a detached LUKS header' },
 });
 
 export const luksAmendOptions = createOptions({
-  state: { type: 'str', help: 'New state of the key slots (active/inactive)' },
-  'new-secret': { type: 'str', help: 'ID of the secret to put in a key slot' },
-  'old-secret': { type: 'str', help: 'Erase the key slots that this secret opens' },
-  keyslot: { type: 'number', help: 'The key slot to change' },
-  'iter-time': { type: 'number', help: 'Milliseconds that unlocking takes (2000)' },
+  state: luksAmendKeys.state,
+  'new-secret': luksAmendKeys.newSecret,
+  'old-secret': luksAmendKeys.oldSecret,
+  keyslot: luksAmendKeys.keyslot,
+  'iter-time': luksCreateKeys.iterTime,
 });
 
 /** The volume that the user asked for; throws EINVAL for unknown algorithms. */

@@ -1,5 +1,6 @@
 /** Creation and amend options of qcow2, and the rules between them in QEMU's order and words. */
 import type { LuksCreateOptions } from '../../block/crypto/luks.js';
+import { luksAmendKeys, luksCreateKeys } from '../../block/crypto/luks-keys.js';
 import { BlockError } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { Preallocation } from '../../block/types.js';
@@ -10,15 +11,6 @@ import { OptionError } from '../../options/option-error.js';
 import { Limit } from './layout.js';
 import type { Geometry } from './units.js';
 import { geometry, l1EntriesFor, roundUp } from './units.js';
-
-const luksKeys = {
-  cipherAlg: { type: 'str', help: 'Name of encryption cipher algorithm' },
-  cipherMode: { type: 'str', help: 'Name of encryption cipher mode' },
-  ivgenAlg: { type: 'str', help: 'Name of IV generator algorithm' },
-  ivgenHashAlg: { type: 'str', help: 'Name of IV generator hash algorithm' },
-  hashAlg: { type: 'str', help: 'Name of encryption hash algorithm' },
-  iterTime: { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
-} as const;
 
 const compatHelp = 'Compatibility level (v2 [0.10] or v3 [1.1])';
 const lazyHelp = 'Postpone refcount updates';
@@ -36,12 +28,12 @@ export const qcow2CreateOptions = createOptions({
     type: 'str',
     help: 'ID of secret providing qcow AES key or LUKS passphrase',
   },
-  'encrypt.cipher-alg': luksKeys.cipherAlg,
-  'encrypt.cipher-mode': luksKeys.cipherMode,
-  'encrypt.ivgen-alg': luksKeys.ivgenAlg,
-  'encrypt.ivgen-hash-alg': luksKeys.ivgenHashAlg,
-  'encrypt.hash-alg': luksKeys.hashAlg,
-  'encrypt.iter-time': luksKeys.iterTime,
+  'encrypt.cipher-alg': luksCreateKeys.cipherAlg,
+  'encrypt.cipher-mode': luksCreateKeys.cipherMode,
+  'encrypt.ivgen-alg': luksCreateKeys.ivgenAlg,
+  'encrypt.ivgen-hash-alg': luksCreateKeys.ivgenHashAlg,
+  'encrypt.hash-alg': luksCreateKeys.hashAlg,
+  'encrypt.iter-time': luksCreateKeys.iterTime,
   cluster_size: { type: 'size', default: '65536', help: 'qcow2 cluster size' },
   extended_l2: { type: 'bool', default: 'off', help: 'Extended L2 tables' },
   preallocation: {
@@ -67,20 +59,11 @@ export const qcow2CreateOptions = createOptions({
 
 /** What `amend -o` takes. */
 export const qcow2AmendOptions = createOptions({
-  'encrypt.state': {
-    type: 'str',
-    help: 'Select new state of affected keyslots (active/inactive)',
-  },
-  'encrypt.keyslot': { type: 'number', help: 'Select a single keyslot to modify explicitly' },
-  'encrypt.old-secret': {
-    type: 'str',
-    help: 'Select all keyslots that match this password',
-  },
-  'encrypt.new-secret': {
-    type: 'str',
-    help: 'New secret to set in the matching keyslots. Empty string to erase',
-  },
-  'encrypt.iter-time': luksKeys.iterTime,
+  'encrypt.state': luksAmendKeys.state,
+  'encrypt.keyslot': luksAmendKeys.keyslot,
+  'encrypt.old-secret': luksAmendKeys.oldSecret,
+  'encrypt.new-secret': luksAmendKeys.newSecret,
+  'encrypt.iter-time': luksCreateKeys.iterTime,
   size: { type: 'size', help: 'Virtual disk size' },
   compat: { type: 'str', words: ['0.10', '1.1', 'v2', 'v3'], help: compatHelp },
   backing_file: { type: 'str', help: 'File name of a base image' },

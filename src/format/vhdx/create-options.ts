@@ -7,21 +7,23 @@ import { t } from '../../options/schema.js';
 import { Limit } from './layout.js';
 
 export const vhdxCreateOptions = createOptions({
-  size: { type: 'size', help: 'Virtual disk size, at most 64 TiB' },
-  log_size: { type: 'size', default: '1048576', help: 'Bytes of the log, whole MiB' },
+  size: { type: 'size', help: 'Virtual disk size; max of 64TB.' },
+  log_size: { type: 'size', default: '1048576', help: 'Log size; min 1MB.' },
   block_size: {
     type: 'size',
     default: '0',
-    help: 'Bytes of a block, 1 MiB to 256 MiB; 0: by the size of the disk',
+    help: 'Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.',
   },
   subformat: {
     type: 'str',
     values: ['dynamic', 'fixed'],
-    help: 'Type of the disk: dynamic (grows, the default) or fixed',
+    help: "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.",
   },
   block_state_zero: {
     type: 'bool',
-    help: 'Blocks of a new dynamic disk are marked as zero (the default), or as not there',
+    help:
+      "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to " +
+      "'off' when using 'qemu-img convert' with subformat=dynamic.",
   },
 });
 

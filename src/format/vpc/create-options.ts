@@ -12,11 +12,14 @@ export const vpcCreateOptions = createOptions({
   subformat: {
     type: 'str',
     values: ['dynamic', 'fixed'],
-    help: 'Type of the disk: dynamic (grows, the default) or fixed',
+    // The space at the end is QEMU's.
+    help: 'Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ',
   },
   force_size: {
     type: 'bool',
-    help: 'Take the size as given rather than the nearest one that a CHS geometry has',
+    help:
+      'Force disk size calculation to use the actual size specified, rather than using the ' +
+      'nearest CHS-based calculation',
   },
 });
 
