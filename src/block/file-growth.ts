@@ -37,6 +37,14 @@ const FILL_PATIENCE = 8;
 /** Borders of zeroes: no device has larger blocks for O_DIRECT. */
 const FILL_ALIGN = 4096;
 
+/** Growing by steps that the user chose, from the first write on. */
+export interface GrowthRule {
+  /** Bytes beyond the write that needs room. */
+  readonly stepBytes: number;
+  /** Whether blocks are allocated with it. */
+  readonly allocates: boolean;
+}
+
 export class FileGrowth {
   readonly #file: Child;
   /** Grown areas read as zeroes. */
@@ -47,8 +55,10 @@ export class FileGrowth {
   /** A length that the file has even after a power cut. */
   #durableSize: number;
   #extensions = 0;
-  #stepBytes = FIRST_STEP;
+  #stepBytes: number;
   #possible = true;
+  /** Grow by it alone, and only for writes that need room. */
+  readonly #rule: GrowthRule | undefined;
   #grownAhead = false;
   /** Allocate blocks with the next step; undefined: not yet. */
   #allocates: boolean | undefined;
@@ -61,8 +71,12 @@ export class FileGrowth {
   #fillEnd = 0;
   #filling: Promise<void> | undefined;
 
-  constructor(file: Child, zeroInit: boolean) {
+  constructor(file: Child, zeroInit: boolean, rule?: GrowthRule) {
     this.#file = file;
+    this.#rule = rule;
+    this.#stepBytes = rule?.stepBytes ?? FIRST_STEP;
+    // With a rule no write has extended the file by itself, so that the first step may allocate.
+    this.#allocates = rule?.allocates;
     this.#zeroInit = zeroInit;
     this.#base = file.size;
     this.#freshFrom = file.size;
@@ -100,13 +114,13 @@ export class FileGrowth {
 
   #makeRoom(end: number, bytes: number): Promise<void> | undefined {
     if (this.#growing !== undefined) return this.#growing.then(() => this.before(end, bytes));
-    if (++this.#extensions <= PATIENCE) return undefined;
+    if (this.#rule === undefined && ++this.#extensions <= PATIENCE) return undefined;
     return this.#step(end).then(() => this.before(end, bytes));
   }
 
   /** What is done ahead of a write of guest data that has room. */
   #goOn(end: number, bytes: number): void {
-    if (this.#growing !== undefined) return;
+    if (this.#growing !== undefined || this.#rule !== undefined) return;
     const room = this.#file.size - Math.max(end, this.#freshFrom);
     if (this.#grownAhead && this.#possible && room < this.#stepBytes / 2) void this.#step(end);
     else if (bytes <= FILL_FOR) this.#fill(end);
@@ -114,7 +128,7 @@ export class FileGrowth {
 
   #step(end: number): Promise<void> {
     const to = Math.max(end, this.#freshFrom) + this.#stepBytes;
-    this.#stepBytes = Math.min(this.#stepBytes * 2, LARGEST_STEP);
+    this.#stepBytes = this.#rule?.stepBytes ?? Math.min(this.#stepBytes * 2, LARGEST_STEP);
     return this.#grow(to).catch(() => {
       // Devices and peers of fixed size, full disks: the write itself will tell.
       this.#possible = false;

@@ -19,13 +19,14 @@ import { genericFormat } from '../../block/blockdev-types.js';
 import type { Driver } from '../../block/driver.js';
 import { parallelsBlockdevCreate, parallelsCreateOptions } from './create-options.js';
 import { isParallels } from './header.js';
+import { parallelsOptionNames } from './options.js';
 
 export const parallelsDriver: Driver = {
   name: 'parallels',
   kind: 'format',
   needsFile: true,
   supportsBacking: true,
-  optionNames: [],
+  optionNames: parallelsOptionNames,
   blockdev: genericFormat,
   probe: (head) => (isParallels(head) ? 100 : 0),
   open: async (context) => (await import('./open.js')).openParallels(context),

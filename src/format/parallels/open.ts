@@ -20,6 +20,7 @@ import { Bat, readBat } from './bat.js';
 import { Checker } from './check.js';
 import { parseHeader } from './header.js';
 import { HEADER_BYTES, InUse } from './layout.js';
+import { growthRule } from './options.js';
 
 /** Offset of `in_use` in the header. */
 const IN_USE = 44;
@@ -32,7 +33,8 @@ export async function openParallels(context: OpenContext): Promise<DriverInstanc
   await file.read(0, Iov.of(head));
   const header = parseHeader(head, file.size);
   const growsZeroed = (await file.node.instance.hasZeroInit?.()) ?? false;
-  const growth = new FileGrowth(file, growsZeroed);
+  const rule = growthRule(context.options, header.clusterBytes);
+  const growth = new FileGrowth(file, growsZeroed, rule);
   const bat = new Bat(file, header, await readBat(file, header), growth);
   const instance = new ParallelsInstance(node, file, bat, growth);
   if (header.fields.ext_off !== 0) {
@@ -193,6 +195,8 @@ class ParallelsInstance implements DriverInstance {
       }
     } else if (!flags.writable && !this.#node.readOnly) {
       await this.#finish();
+      // Who may only read cannot cut it off at close.
+      await this.#growth.trim();
       await this.#file.flush();
     }
     return { commit: () => undefined, abort: () => undefined };
