@@ -351,5 +351,8 @@ async function tieMirror(job: Job, work: Mirror, options: MirrorOptions): Promis
   // The machine may go away while the job is ready: what it wrote is there then.
   writer.allowsInactive = true;
   work.held.target = writer;
+  // A write that began before it is watched would end behind a copy of what was there before.
+  await graph.drainBegin(filter);
   mirrorTops.get(filter.instance)?.watch((...write) => work.guestWrites(...write));
+  graph.drainEnd(filter);
 }
