@@ -4,8 +4,8 @@ import type { Driver, NodeOptions, OpenFlags } from './driver.js';
 import { BlockError } from './errors.js';
 import type { BlockNode } from './node.js';
 import { attachChild, openFilter } from './open.js';
-import { filtered } from './status.js';
-import { Role } from './types.js';
+import { filtered, skipFilters } from './status.js';
+import { Perm, Role } from './types.js';
 
 export interface FilterInit {
   readonly driver: Driver;
@@ -60,9 +60,26 @@ export async function removeFilter(filter: BlockNode, to = filtered(filter)): Pr
 }
 
 /** Whether `node` is `top` or below it: an edge of it that led to `top` would make a ring. */
-function isBelow(node: BlockNode | undefined, top: BlockNode): boolean {
+export function isBelow(node: BlockNode | undefined, top: BlockNode): boolean {
   if (node === undefined || node === top) return node === top;
   return [...node.parents].some(({ parent }) => isBelow(parent.asNode, top));
+}
+
+/** What must be so that a node may be replaced. */
+export const unseen = 'guaranteed that doing so would not lead to an abrupt change of visible data';
+
+/**
+ * Whether nobody sees a change when a copy of `source` takes the place of `replaced`: it is the
+ * same disk, or a child of a quorum, which may be wrong, and which nobody else reads.
+ */
+export function isReplaceable(source: BlockNode, replaced: BlockNode): boolean {
+  if (skipFilters(source) === skipFilters(replaced)) return true;
+  if (source.driver.name !== 'quorum') return false;
+  if (![...source.children.values()].some(({ node }) => skipFilters(node) === replaced))
+    return false;
+  return [...replaced.parents].every(
+    ({ parent, perm }) => (perm & Perm.consistentRead) === 0 || isBelow(parent.asNode, source),
+  );
 }
 
 /** Edges that go along when a node is replaced. */

@@ -9,14 +9,25 @@
  *  M1  A range is in flight to the target once at a time: copies and writes of guests that go to
  *      the target as well wait for each other (`#ranges`).
  *  M2  When the job completes, no guest's write is in flight and the bitmap is clean.
+ *  M3  While a target lacks the backing file that it is to have, its clusters are written whole
+ *      first (`#whole`): a part would hide the rest of what the backing file holds there.
  */
 import { Backend } from '../block/backend.js';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
-import { BlockError, isNotSupported } from '../block/errors.js';
-import { insertFilter, moveEdges, movable, setBacking } from '../block/insert-filter.js';
+import type { Child } from '../block/child.js';
+import { BlockError, isNotSupported, messageOf } from '../block/errors.js';
+import {
+  insertFilter,
+  isBelow,
+  isReplaceable,
+  moveEdges,
+  movable,
+  setBacking,
+  unseen,
+} from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { openHeaderBacking } from '../block/open.js';
-import { below, skipFilters } from '../block/status.js';
+import { below, filtered, skipFilters } from '../block/status.js';
 import { Perm, Req } from '../block/types.js';
 import { WriteTracker } from '../block/write-tracker.js';
 import { mirrorTopDriver, mirrorTops } from '../filter/job-filters.js';
@@ -73,30 +84,29 @@ class Mirror implements HoldingWork {
   readonly #dirty: DirtyBitmap;
   readonly #follow: Follow;
   readonly #ranges = new WriteTracker();
+  /** M3: clusters of the target that may be written in part. Absent: all. */
+  readonly #whole: DirtyBitmap | undefined;
   /** In force now, and what clients want. */
   #mode: CopyMode;
   #wantedMode: CopyMode;
   #failure: PieceFailure | undefined;
 
-  constructor(options: MirrorOptions, filter: BlockNode, granularity: number) {
+  constructor(options: MirrorOptions, filter: BlockNode, { granularity, cluster }: Units) {
     this.#options = options;
     this.held.filter = filter;
     this.#wantedMode = options.copyMode ?? 'background';
     // What goes to the target before it is zeroed would be lost.
     this.#mode = options.sync === 'full' ? 'background' : this.#wantedMode;
-    this.#dirty = new DirtyBitmap({
-      name: '',
-      granularity,
-      bytes: options.source.size,
-      enabled: false,
-      persistent: false,
-    });
+    const bytes = options.source.size;
+    const own = { name: '', bytes, enabled: false, persistent: false };
+    this.#dirty = new DirtyBitmap({ ...own, granularity });
+    if (lacksBacking(options)) this.#whole = new DirtyBitmap({ ...own, granularity: cluster });
     filter.dirtyBitmaps.set('', this.#dirty);
     const pieceBytes = this.#pieceBytes;
     const parallel = Math.floor(this.#bufferBytes / pieceBytes);
     this.#follow = new Follow({
       dirty: this.#dirty,
-      bytes: options.source.size,
+      bytes,
       pieceBytes,
       parallel: Math.max(1, Math.min(parallel, MAX_IN_FLIGHT)),
       copy: (offset, bytes) => this.#copy(offset, bytes),
@@ -199,8 +209,22 @@ class Mirror implements HoldingWork {
   #copy(offset: number, bytes: number): Promise<void> {
     const { source, target } = this.held;
     const unmap = this.#options.unmap === false ? 0 : Req.mayUnmap;
-    const copy = (): Promise<void> => copyRuns(source, target, offset, bytes, unmap);
-    return this.#ranges.run({ offset, bytes, serialising: true }, copy);
+    const all = this.#cover(offset, bytes);
+    return this.#ranges.run({ ...all, serialising: true }, async () => {
+      await copyRuns(source, target, all.offset, all.bytes, unmap);
+      this.#whole?.set(all.offset, all.bytes);
+    });
+  }
+
+  /** What has to be written so that the range may be (M3). */
+  #cover(offset: number, bytes: number): { offset: number; bytes: number } {
+    const whole = this.#whole;
+    if (whole === undefined) return { offset, bytes };
+    const g = whole.granularity;
+    const end = offset + bytes;
+    const from = whole.has(offset) ? offset : offset - (offset % g);
+    const to = whole.has(end - 1) ? end : Math.min(Math.ceil(end / g) * g, whole.length);
+    return { offset: from, bytes: to - from };
   }
 
   /**
@@ -225,15 +249,19 @@ class Mirror implements HoldingWork {
     await this.#ranges.run({ offset, bytes, serialising: true }, async () => {
       try {
         await write();
-        if (target.isQuiesced) {
-          // Whoever drains the target may wait for this very write: the job copies it later.
+        // Whoever drains the target may wait for this very write: the job copies it later. So it
+        // does where more than the guest has written is needed (M3).
+        if (target.isQuiesced || this.#cover(offset, bytes).bytes > bytes) {
           this.#dirty.set(offset, bytes);
           return;
         }
-        await copy(target).catch((e: unknown) => {
+        try {
+          await copy(target);
+          this.#whole?.set(offset, bytes);
+        } catch (e) {
           this.#dirty.set(offset, bytes);
           if (!isNotSupported(e)) this.#failure = new PieceFailure('write', e);
-        });
+        }
       } catch (e) {
         this.#dirty.set(offset, bytes);
         throw e;
@@ -277,24 +305,34 @@ class Mirror implements HoldingWork {
   }
 
   async #pivot(): Promise<void> {
-    const { source, target, replaces } = this.#options;
+    const { source, target, replaces = source } = this.#options;
+    const { filter } = this.held;
+    if (filter === undefined) return;
+    if (!isReplaceable(source, replaces)) {
+      const what = `'${replaces.name}' by '${target.name}'`;
+      filter.graph.notice(`Can no longer replace ${what}, because it can no longer be ${unseen}`);
+      throw new BlockError('EPERM');
+    }
     target.refs++;
     try {
       this.#unwatch();
-      if (replaces === undefined || replaces === source) {
-        await this.held.letGo(target);
-        return;
-      }
       await this.held.releaseNodes();
-      await target.graph.drainBegin(replaces);
-      try {
-        await moveEdges(movable(replaces), target);
-      } finally {
-        target.graph.drainEnd(replaces);
-      }
+      if (replaces === source) await this.#takePlace(filter);
+      else await putInPlace(target, replaces, movable(replaces));
     } finally {
       await target.graph.release(target);
     }
+  }
+
+  /** Of the disk: of the filter's users, and of those that have come to what is below it. */
+  async #takePlace(filter: BlockNode): Promise<void> {
+    const { target } = this.#options;
+    const disk = filtered(filter);
+    if (disk === undefined) return;
+    const later = movable(disk).filter(({ parent }) => !isBelow(parent.asNode, target));
+    const edges = later.filter(({ parent }) => parent.asNode !== filter);
+    await putInPlace(target, disk, [...movable(filter), ...edges]);
+    await this.held.letGo();
   }
 
   async clean(): Promise<void> {
@@ -308,22 +346,53 @@ class Mirror implements HoldingWork {
   }
 }
 
+/** Points the edges, which lead to `old` or to what is on top of it, at `target`. Throws EPERM. */
+async function putInPlace(
+  target: BlockNode,
+  old: BlockNode,
+  edges: readonly Child[],
+): Promise<void> {
+  const { graph } = target;
+  await graph.drainBegin(old);
+  try {
+    await moveEdges(edges, target);
+  } catch (e) {
+    graph.notice(messageOf(e));
+    throw new BlockError('EPERM', undefined, { cause: e });
+  } finally {
+    graph.drainEnd(old);
+  }
+}
+
 /** Makes the job and starts it. Throws BlockError with QEMU's texts; then all is as it was. */
 export async function startMirror(jobs: JobList, options: MirrorOptions): Promise<Job> {
   const { id, source, target, filterName } = options;
   if (source === target) throw new BlockError('EINVAL', "Can't mirror node into itself");
   jobs.checkId(id);
-  const granularity = await granularityOf(options);
+  const units = await unitsOf(options);
   const filter = await insertFilter(source, { driver: mirrorTopDriver, name: filterName });
-  const work = new Mirror(options, filter, granularity);
+  const work = new Mirror(options, filter, units);
   const tie = (made: Job): Promise<void> => tieMirror(made, work, options);
   const job = await makeJob({ jobs, options, work, tie });
   await job.startNow();
   return job;
 }
 
-/** Bytes of a bit: what was asked for, else a cluster of the target within bounds. */
-async function granularityOf({ granularity = 0, target }: MirrorOptions): Promise<number> {
+/** Bytes. */
+interface Units {
+  /** What a bit of the bitmap stands for. */
+  readonly granularity: number;
+  /** What the target stores, or leaves to its backing file, as a whole. */
+  readonly cluster: number;
+}
+
+async function unitsOf({ granularity = 0, target }: MirrorOptions): Promise<Units> {
+  const cluster = (await target.instance.info?.())?.clusterSize ?? USUAL;
+  return { granularity: granularityOf(granularity, cluster), cluster };
+}
+
+/** What was asked for, else a cluster of the target within bounds. */
+function granularityOf(granularity: number, cluster: number): number {
   if (granularity !== 0) {
     if (granularity < FINEST || granularity > COARSEST) {
       const text = "Parameter 'granularity' expects a value in range [512B, 64MB]";
@@ -332,8 +401,13 @@ async function granularityOf({ granularity = 0, target }: MirrorOptions): Promis
     if (Number.isInteger(Math.log2(granularity))) return granularity;
     throw new BlockError('EINVAL', "Parameter 'granularity' expects a power of 2");
   }
-  const cluster = (await target.instance.info?.())?.clusterSize ?? USUAL;
   return Math.max(PAGE, Math.min(USUAL, cluster));
+}
+
+/** Whether a backing file may come below the target that holds what is not copied. */
+function lacksBacking({ target, sync }: MirrorOptions): boolean {
+  const image = skipFilters(target);
+  return sync !== 'full' && image.driver.supportsBacking === true && image.backing === undefined;
 }
 
 async function tieMirror(job: Job, work: Mirror, options: MirrorOptions): Promise<void> {

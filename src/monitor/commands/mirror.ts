@@ -1,4 +1,5 @@
 /** Commands that start mirrors. */
+import { isReplaceable, unseen } from '../../block/insert-filter.js';
 import { below, hasZeroInit, skipFilters } from '../../block/status.js';
 import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
@@ -25,14 +26,9 @@ function syncOf(asked: Common['sync']): 'full' | 'top' | 'none' {
 function replacedBy({ graph }: MonitorContext, source: BlockNode, name: string): BlockNode {
   const found = findNode(graph, name);
   checkOp(found, 'replace');
-  if (skipFilters(source) === skipFilters(found)) return found;
-  const held = [...source.children.values()].some((edge) => skipFilters(edge.node) === found);
-  if (held && source.driver.name === 'quorum') return found;
-  const where = `'${source.name}'`;
-  throw new QmpError(
-    `Cannot replace '${name}' by a node mirrored from ${where}, because it cannot be ` +
-      'guaranteed that doing so would not lead to an abrupt change of visible data',
-  );
+  if (isReplaceable(source, found)) return found;
+  const what = `'${name}' by a node mirrored from '${source.name}'`;
+  throw new QmpError(`Cannot replace ${what}, because it cannot be ${unseen}`);
 }
 
 type Ends = Pick<MirrorOptions, 'source' | 'target' | 'sync' | 'zeroTarget' | 'backing'>;
