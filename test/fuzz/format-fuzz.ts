@@ -3,7 +3,10 @@
 // nothing.
 import { describe } from 'vitest';
 import { createImage, prepareCreate } from '../../src/block/create.js';
-import type { Backend, OpenFlags } from '../../src/index.js';
+import type { HostCrypto } from '../../src/host/crypto.js';
+import { nodeCrypto } from '../../src/host/node/crypto.js';
+import type { Host } from '../../src/host/host.js';
+import type { Backend, NodeOptions, OpenFlags } from '../../src/index.js';
 import { Iov, Req } from '../../src/index.js';
 import { FakeFiles, fakeHost, Random, testGraph } from '../support/index.js';
 import { fuzzSeeds } from './seeds.js';
@@ -23,11 +26,28 @@ export interface FuzzShape {
   readonly places: readonly (readonly [number, number])[];
   /** The file is text for the most part. */
   readonly text?: boolean;
+  /** Options of the node besides the driver and the file. */
+  readonly open?: NodeOptions;
   /** Files beside the image, as they are made. */
   readonly prepare?: (files: FakeFiles) => Promise<void>;
 }
 
 const path = '/f/disk';
+
+/** Passwords are derived in few rounds, however many an image asks for. */
+const crypto: HostCrypto = {
+  ...nodeCrypto(),
+  pbkdf2: (hash, password, salt, rounds, bytes) =>
+    nodeCrypto().pbkdf2(hash, password, salt, Math.min(rounds, 1000), bytes),
+};
+
+const host = (files: FakeFiles): Host => ({
+  ...fakeHost({ files }),
+  loadCrypto: async () => crypto,
+});
+
+/** What any secret is. */
+export const fuzzSecret = new TextEncoder().encode('a passphrase');
 
 async function withImage(
   files: FakeFiles,
@@ -35,10 +55,11 @@ async function withImage(
   flags: Partial<OpenFlags>,
   fn: (disk: Backend) => Promise<void>,
 ): Promise<void> {
-  const graph = testGraph({ host: fakeHost({ files }) });
+  const graph = testGraph({ host: host(files), secret: async () => fuzzSecret });
   try {
+    const file = { driver: 'file', filename: path };
     const disk = await graph.openBackend({
-      options: { driver: shape.format, file: { driver: 'file', filename: path } },
+      options: { driver: shape.format, file, ...shape.open },
       flags: { unmap: true, ...flags },
     });
     try {
@@ -214,8 +235,12 @@ async function fuzzOne(shapes: readonly FuzzShape[], seed: number): Promise<void
 }
 
 /** Declares the tests of a format; `npm run fuzz -- NAME` goes on with other seeds. */
-export function fuzzTests(name: string, shapes: readonly FuzzShape[]): void {
+export function fuzzTests(
+  name: string,
+  shapes: readonly FuzzShape[],
+  count = { each: 50, tests: 6 },
+): void {
   describe(`mutated ${name} images`, () => {
-    fuzzSeeds(name, { each: 50, tests: 6, fuzz: (seed) => fuzzOne(shapes, seed) });
+    fuzzSeeds(name, { ...count, fuzz: (seed) => fuzzOne(shapes, seed) });
   });
 }

@@ -84,8 +84,11 @@ export function isLuks(head: Uint8Array): boolean {
   return LUKS_MAGIC.every((b, i) => head[i] === b);
 }
 
-/** Reads and checks a header of at least LUKS_HEADER_BYTES bytes; throws EINVAL. */
-export function decodeLuksHeader(bytes: Uint8Array): LuksHeader {
+/**
+ * Reads and checks a header of at least LUKS_HEADER_BYTES bytes; throws EINVAL. `detached`: the
+ * payload is elsewhere, so it may begin at 0.
+ */
+export function decodeLuksHeader(bytes: Uint8Array, detached = false): LuksHeader {
   if (!isLuks(bytes) || bytes.byteLength < LUKS_HEADER_BYTES) {
     fail('Volume is not in LUKS format');
   }
@@ -119,7 +122,7 @@ export function decodeLuksHeader(bytes: Uint8Array): LuksHeader {
     slots: [],
   };
   for (let i = 0; i < LUKS_SLOTS; i++) header.slots.push(decodeSlot(bytes, view, i));
-  checkLayout(header);
+  checkLayout(header, detached);
   return header;
 }
 
@@ -127,7 +130,7 @@ function decodeSlot(bytes: Uint8Array, view: DataView, index: number): LuksSlot 
   const base = at.slots + index * SLOT_BYTES;
   const active = view.getUint32(base + slotAt.active);
   if (active !== SLOT_ENABLED && active !== SLOT_DISABLED) {
-    fail(`Keyslot ${String(index)} state is corrupted`);
+    fail(`Keyslot ${String(index)} state (active/disable) is corrupted`);
   }
   return {
     active: active === SLOT_ENABLED,
@@ -139,8 +142,11 @@ function decodeSlot(bytes: Uint8Array, view: DataView, index: number): LuksSlot 
 }
 
 /** Key material lies between header and payload, slots do not overlap, counts are sane. */
-function checkLayout(header: LuksHeader): void {
+function checkLayout(header: LuksHeader, detached: boolean): void {
   if (header.digestIterations === 0) fail('LUKS key iteration count is zero');
+  if (!detached && header.payloadOffsetSectors * LUKS_SECTOR < LUKS_SLOT_OFFSET) {
+    fail('LUKS payload is overlapping with the header');
+  }
   const split = splitSectors(header.keyBytes, LUKS_STRIPES);
   header.slots.forEach((slot, i) => {
     const name = `Keyslot ${String(i)}`;
@@ -206,15 +212,26 @@ function modeText(header: LuksHeader): string {
 }
 
 function toHash(name: string): HashName {
-  return name in hashSizes ? (name as HashName) : fail(`Hash algorithm '${name}' is not supported`);
+  if (Object.hasOwn(hashSizes, name)) return name as HashName;
+  return fail(`Hash algorithm '${name}' not supported`);
 }
 
 function toCipher(name: string, mode: CipherMode, key: number): CipherName {
   const family = Object.hasOwn(families, name) ? families[name] : undefined;
-  const found = family?.find((c) => keyBytes(c, mode) === key);
-  if (family === undefined)
-    return fail(`Algorithm '${name}' with key size ${String(key)} bytes not supported`);
-  return found ?? fail(`Algorithm '${name}' with key size ${String(key)} bytes not supported`);
+  // Of the two keys of XTS one is told, as in QEMU.
+  const told = mode === 'xts' ? Math.floor(key / 2) : key;
+  return (
+    family?.find((c) => keyBytes(c, mode) === key) ??
+    fail(`Algorithm '${name}' with key size ${String(told)} bytes not supported`)
+  );
+}
+
+function isMode(text: string): text is CipherMode {
+  return ['ecb', 'cbc', 'xts', 'ctr'].includes(text);
+}
+
+function isIvGenerator(text: string): text is IvGenerator {
+  return ['plain', 'plain64', 'essiv'].includes(text);
 }
 
 /** `xts-plain64`, `cbc-essiv:sha256`, `ecb`. */
@@ -223,14 +240,17 @@ function parseMode(value: string): {
   ivgen: IvGenerator | undefined;
   ivgenHash: HashName | undefined;
 } {
-  const m = /^(ecb|cbc|xts|ctr)(?:-(plain64|plain|essiv)(?::(\w+))?)?$/.exec(value);
-  if (m === null) return fail(`Unexpected cipher mode string format '${value}'`);
-  const mode = m[1] as CipherMode;
-  const ivgen = m[2] as IvGenerator | undefined;
-  if (ivgen === undefined && mode !== 'ecb')
+  const m = /^([^-]*)(?:-([^:]*)(?::(.*))?)?$/su.exec(value);
+  const [, mode = '', ivgen] = m ?? [];
+  if (ivgen === undefined && mode !== 'ecb') {
     fail(`Unexpected cipher mode string format '${value}'`);
-  if (ivgen === 'essiv' && m[3] === undefined) fail('Missing IV generator hash specification');
-  return { mode, ivgen, ivgenHash: m[3] === undefined ? undefined : toHash(m[3]) };
+  }
+  if (!isMode(mode)) return fail(`Cipher mode '${mode}' not supported`);
+  if (ivgen !== undefined && !isIvGenerator(ivgen)) {
+    return fail(`IV generator '${ivgen}' not supported`);
+  }
+  if (ivgen === 'essiv' && m?.[3] === undefined) fail('Missing IV generator hash specification');
+  return { mode, ivgen, ivgenHash: m?.[3] === undefined ? undefined : toHash(m[3]) };
 }
 
 /** Whether a cipher can be named in a LUKS1 header (it has no DES). */

@@ -249,20 +249,27 @@ function volumeCipher(host: LuksHost, header: LuksHeader, key: Uint8Array): Sect
   });
 }
 
-/** Reads the header only (`info` without a password). */
-export async function readLuksHeader(storage: LuksStorage): Promise<LuksHeader> {
+/** Reads the header only (`info` without a password). `detached`: the payload is elsewhere. */
+export async function readLuksHeader(
+  storage: LuksStorage,
+  detached = false,
+): Promise<LuksHeader> {
   const bytes = new Uint8Array(LUKS_HEADER_BYTES);
   await storage.read(0, bytes);
-  return decodeLuksHeader(bytes);
+  return decodeLuksHeader(bytes, detached);
 }
 
-/** Unlocks a volume. Throws EPERM when no slot takes the password. */
+/**
+ * Unlocks a volume. Throws EPERM when no slot takes the password. `detached`: `storage` holds the
+ * header, the payload is elsewhere.
+ */
 export async function openLuks(
   host: LuksHost,
   storage: LuksStorage,
   password: Uint8Array,
+  detached = false,
 ): Promise<LuksVolume> {
-  const header = await readLuksHeader(storage);
+  const header = await readLuksHeader(storage, detached);
   const key = await masterKeyOf(host, storage, header, password);
   return new LuksVolume(host, storage, header, key);
 }
@@ -293,6 +300,8 @@ async function trySlot(
   if (slot?.active !== true) return undefined;
   const { crypto } = host;
   const n = header.keyBytes;
+  checkRounds(`iteration count of keyslot ${String(index)}`, slot.iterations);
+  checkRounds('iteration count of the master key', header.digestIterations);
   const wrapping = await crypto.pbkdf2(header.hash, password, slot.salt, slot.iterations, n);
   const material = new Uint8Array(splitSectors(n, slot.stripes) * LUKS_SECTOR);
   await storage.read(slot.keyOffsetSectors * LUKS_SECTOR, material);
@@ -420,8 +429,18 @@ async function storePassword(
 
 /** Most rounds that a LUKS header can tell. */
 const MAX_ROUNDS = 0xffff_ffff;
-/** Most rounds that hosts do: OpenSSL counts them in an int. */
-const MAX_HOST_ROUNDS = 0x7fff_ffff;
+/**
+ * Most rounds that are done: several minutes of work, a hundred times what `iter-time` asks for by
+ * default. More is what a crafted header asks for, to keep whoever opens it busy.
+ */
+const MAX_HOST_ROUNDS = 0x1000_0000;
+
+/** Throws EINVAL for more rounds than anybody waits for. */
+function checkRounds(what: string, count: number): void {
+  if (count <= MAX_HOST_ROUNDS) return;
+  const text = `${String(count)}, expected at most ${String(MAX_HOST_ROUNDS)}`;
+  throw new BlockError('EINVAL', `Cannot unlock the LUKS volume: the ${what} is ${text}`);
+}
 
 /** Rounds that take `ms`. Throws ERANGE when there are more than can be stored or done. */
 function rounds(perMs: number, ms: number): number {

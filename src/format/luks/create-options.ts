@@ -10,7 +10,7 @@ import type { LuksCreateOptions } from '../../block/crypto/luks.js';
 import { luksDefaults } from '../../block/crypto/luks.js';
 import { luksAmendKeys, luksCreateKeys } from '../../block/crypto/luks-keys.js';
 import { luksOptionsFrom } from '../../block/crypto/luks-options.js';
-import type { BlockdevAmend, BlockdevCreate } from '../../block/driver.js';
+import type { BlockdevAmend, BlockdevCreate, NodeOptions } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { createOptions } from '../../options/create-options.js';
@@ -56,11 +56,12 @@ export const luksBlockdevCreate: BlockdevCreate = {
   tooLarge: () => 'The requested file size is too large',
   values: ({ file, header }) => {
     if (header !== undefined) {
-      throw new BlockError('ENOTSUP', "Option 'header' of blockdev-create is not supported");
+      return { 'detached-header': true, header: true, payload: file !== undefined };
     }
     if (file !== undefined) return {};
     throw new BlockError('EINVAL', "Either the parameter 'header' or 'file' must be specified");
   },
+  others: ({ header }) => (header === undefined ? [] : [header as string | NodeOptions]),
 };
 
 /** What x-blockdev-amend takes; the image opens with the secret that it was opened with. */

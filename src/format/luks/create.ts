@@ -25,10 +25,20 @@ export async function createLuksImage(context: CreateContext): Promise<void> {
   const prealloc = mode === 'metadata' ? 'off' : filePreallocation(mode);
   const password = await graph.secret(id);
   const payload = luksPayloadOffset(options);
-  const backend = await context.createFile(0);
+  const sectors = Math.ceil((bytes ?? 0) / 512) * 512;
+  // Of blockdev-create: a node for the header, and maybe one for the payload.
+  const headerName = values['header'] === true ? 'header' : undefined;
+  if (headerName !== undefined && values['payload'] === true) {
+    const file = await context.createFile(0);
+    try {
+      await file.truncate(sectors, { prealloc });
+    } finally {
+      await file.close();
+    }
+  }
+  const backend = await context.createFile(0, headerName);
   try {
-    const sectors = Math.ceil((bytes ?? 0) / 512) * 512;
-    await backend.truncate(detached ? payload : payload + sectors, { prealloc });
+    await backend.truncate(detached ? payload : payload + sectors, detached ? {} : { prealloc });
     const storage = {
       read: (offset: number, out: Uint8Array) => backend.read(offset, Iov.of(out)),
       write: (offset: number, data: Uint8Array) => backend.write(offset, Iov.of(data)),

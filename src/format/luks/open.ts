@@ -55,10 +55,12 @@ export async function openLuksNode(context: OpenContext): Promise<DriverInstance
     if (!context.flags.noIo) {
       throw new BlockError('EINVAL', "Parameter 'key-secret' is required for cipher");
     }
-    return new LuksInstance(context.graph, file, await readLuksHeader(storage), undefined, id);
+    const found = await readLuksHeader(storage, header !== undefined);
+    return new LuksInstance(context.graph, file, found, undefined, id);
   }
   const password = await context.graph.secret(id);
-  const volume = await openLuks(await luksHost(context.graph), storage, password);
+  const host = await luksHost(context.graph);
+  const volume = await openLuks(host, storage, password, header !== undefined);
   return new LuksInstance(context.graph, file, volume.header, volume, id);
 }
 
