@@ -250,10 +250,7 @@ function volumeCipher(host: LuksHost, header: LuksHeader, key: Uint8Array): Sect
 }
 
 /** Reads the header only (`info` without a password). `detached`: the payload is elsewhere. */
-export async function readLuksHeader(
-  storage: LuksStorage,
-  detached = false,
-): Promise<LuksHeader> {
+export async function readLuksHeader(storage: LuksStorage, detached = false): Promise<LuksHeader> {
   const bytes = new Uint8Array(LUKS_HEADER_BYTES);
   await storage.read(0, bytes);
   return decodeLuksHeader(bytes, detached);
