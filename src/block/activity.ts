@@ -103,7 +103,8 @@ async function endSharing(node: BlockNode): Promise<void> {
   }
 }
 
-async function withDrained(
+/** Runs `work` while nobody sends requests to the nodes; they stay until it has ended. */
+export async function withDrained(
   graph: BlockGraph,
   nodes: readonly BlockNode[],
   work: () => Promise<void>,

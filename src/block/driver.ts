@@ -280,6 +280,8 @@ export interface DriverInstance {
   /** VM state lives beside the guest data: offset counts from its start. */
   readVmState?(offset: number, iov: Iov): Promise<void>;
   writeVmState?(offset: number, iov: Iov): Promise<void>;
+  /** Gives back the first `bytes` of VM state, which no snapshot will have. */
+  dropVmState?(bytes: number): Promise<void>;
   /** Copies inside the host from `source` (same driver); bytes copied, may be short. */
   copyRange?(
     source: DriverInstance,
@@ -344,6 +346,11 @@ export interface SnapshotCapability {
   /** Makes the active state equal to the snapshot. */
   apply(key: string): Promise<void>;
   delete(id: string | undefined, name: string | undefined): Promise<void>;
+  /** The VM state that a snapshot has: reads from an offset in it, for as long as it is there. */
+  openState(
+    id: string | undefined,
+    name: string | undefined,
+  ): Promise<(offset: number, iov: Iov) => Promise<void>>;
   /** Shows the snapshot instead of the active state; the node must be read-only. */
   loadTemporary(id: string | undefined, name: string | undefined): Promise<void>;
 }

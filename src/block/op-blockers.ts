@@ -49,7 +49,7 @@ export function checkOp(node: BlockNode, op: BlockOp): void {
 }
 
 /** The name of the device that uses the node as its disk, else the node's own. */
-function deviceOrNodeName(node: BlockNode): string {
+export function deviceOrNodeName(node: BlockNode): string {
   for (const [name, backend] of node.graph.backends) {
     if (backend.isInserted && backend.node === node) return name;
   }

@@ -1,6 +1,7 @@
 /** The port through which a monitor reaches the machine that it belongs to. */
 import type { Backend } from '../block/backend.js';
 import type { Migration } from './migration/migration.js';
+import type { MachineSnapshots } from './migration/snapshots.js';
 import type { Decl } from '../options/schema.js';
 
 /** QMP's RunState, as far as machines of ours can be in one. */
@@ -56,6 +57,10 @@ export interface MachineControl {
   cont(): Promise<void>;
   /** Taking the machine elsewhere, and waiting for one. */
   readonly migration: Migration;
+  /** The machine and its disks as they were at some moment. */
+  readonly snapshots: MachineSnapshots;
+  /** Runs `work` when no command is carried out. */
+  exclusively<T>(work: () => Promise<T>): Promise<T>;
   /** As the reset button. Event RESET. */
   reset(): void;
   /** As the power button. Event POWERDOWN. */

@@ -39,7 +39,7 @@ describe('arguments', () => {
     ['text:s', '"\\x"', "unsupported escape code: '\\x'"],
     ['', 'x', 'cmd: extraneous characters at the end of line'],
     ['force:-f,device:B', '-x d0', 'cmd: unsupported option -x'],
-    ['on:b', 'x', "cmd: expected 'on' or 'off'"],
+    ['on:b', 'x', "Expected 'on' or 'off'"],
     ['n:i', '0x1ffffffff', 'integer is for 32-bit values'],
   ])('that %s does not take: %s', (declaration, text, message) => {
     expect(() => read(declaration, text)).toThrow(message);

@@ -223,6 +223,11 @@ export class Qcow2Instance implements DriverInstance {
     await writeVmState(this.image, offset, iov);
   }
 
+  async dropVmState(bytes: number): Promise<void> {
+    const { dropVmState } = await import('./snapshots.js');
+    await dropVmState(this.image, bytes);
+  }
+
   async reopenPrepare(request: ReopenRequest): Promise<ReopenStep> {
     const { prepareReopen } = await import('./reopen.js');
     return prepareReopen(this, request);

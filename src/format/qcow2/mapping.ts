@@ -17,6 +17,7 @@ import {
   type L2Entry,
 } from './entry.js';
 import type { Qcow2Image } from './image.js';
+import type { L1Table } from './l1.js';
 import type { GuestOffset, HostOffset } from './units.js';
 import { clusterStart, roundDown } from './units.js';
 
@@ -81,6 +82,8 @@ export interface SlicePlace {
 
 export class Mapping {
   readonly #image: Qcow2Image;
+  /** Undefined: the active one. */
+  readonly #l1: L1Table | undefined;
   /** Guest bytes that an L2 table, and one slice of it, map. */
   readonly #l2Coverage: number;
   readonly #sliceCoverage: number;
@@ -92,8 +95,10 @@ export class Mapping {
   #memoOffset = 0;
   #memoEvictions = 0;
 
-  constructor(image: Qcow2Image) {
+  /** `l1`: the table of a snapshot, whose mapping is only looked at. */
+  constructor(image: Qcow2Image, l1?: L1Table) {
     this.#image = image;
+    this.#l1 = l1;
     const { g, settings } = image;
     this.#l2Coverage = g.l2Coverage;
     this.#sliceEntries = settings.l2SliceBytes / g.l2EntrySize;
@@ -130,7 +135,8 @@ export class Mapping {
   }
 
   #lookupByL1(guest: GuestOffset, bytes: number): Extent | undefined {
-    const { l1, g, l2 } = this.#image;
+    const { g, l2 } = this.#image;
+    const l1 = this.#l1 ?? this.#image.l1;
     const l1Index = Math.floor(guest / this.#l2Coverage);
     const l2Offset = l1Index < l1.size ? l1.l2Offset(l1Index) : 0;
     if (l2Offset === 0) return this.#withoutTable(guest, l1Index, bytes);
@@ -153,7 +159,7 @@ export class Mapping {
 
   /** Unallocated as far as L1 entries are empty. */
   #withoutTable(guest: GuestOffset, l1Index: number, bytes: number): Extent {
-    const { l1 } = this.#image;
+    const l1 = this.#l1 ?? this.#image.l1;
     let next = l1Index + 1;
     while (next * this.#l2Coverage < guest + bytes) {
       if (next < l1.size && l1.l2Offset(next) !== 0) break;
@@ -183,7 +189,8 @@ export class Mapping {
 
   /** Where the entry of a guest offset lies; undefined when it has no L2 table. */
   place(guest: GuestOffset): SlicePlace | undefined {
-    const { l1, g, l2 } = this.#image;
+    const { g, l2 } = this.#image;
+    const l1 = this.#l1 ?? this.#image.l1;
     const l1Index = Math.floor(guest / this.#l2Coverage);
     const l2Offset = l1Index < l1.size ? l1.l2Offset(l1Index) : 0;
     if (l2Offset === 0) return undefined;

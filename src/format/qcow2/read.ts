@@ -93,7 +93,8 @@ async function lookupOrWait(
   }
 }
 
-function readExtent(
+/** Reads a run that a lookup has found. Requests of the image are told of it (inFlight). */
+export function readExtent(
   image: Qcow2Image,
   extent: Extent,
   guest: GuestOffset,

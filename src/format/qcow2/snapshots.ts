@@ -127,6 +127,15 @@ async function forgetVmState(image: Qcow2Image, bytes: number): Promise<void> {
   await discardLocked(image, vmStateOffset, end, 'never', false);
 }
 
+/** Gives VM state back that belongs to no snapshot. Throws BlockError. */
+export async function dropVmState(image: Qcow2Image, bytes: number): Promise<void> {
+  if (bytes === 0) return;
+  await image.exclusive(async () => {
+    await forgetVmState(image, bytes);
+    await image.writeback.everything();
+  });
+}
+
 /**
  * Makes the active state that of a snapshot, its virtual size included. Throws BlockError; the
  * active state is then the old one, unless what failed was giving its clusters back.

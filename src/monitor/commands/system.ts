@@ -8,6 +8,7 @@ import { QmpError } from '../qmp-error.js';
 import { deviceCommands } from './device.js';
 import { migrationCommands } from './migration.js';
 import { mediumCommands } from './medium.js';
+import { snapshotJobCommands } from './snapshot-job.js';
 
 function machineOf({ machine }: MonitorContext): MachineControl {
   if (machine === undefined) throw new QmpError('There is no machine');
@@ -135,4 +136,5 @@ export const systemCommands = [
   ...mediumCommands,
   ...deviceCommands,
   ...migrationCommands,
+  ...snapshotJobCommands,
 ] as const;

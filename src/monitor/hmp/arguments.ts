@@ -138,6 +138,7 @@ function readOne(
 ): string | number | boolean | undefined {
   if (line.rest === '') {
     if (optional) return undefined;
+    if (type === 'b') throw new HmpArgumentError("Expected 'on' or 'off'");
     throw new HmpArgumentError(`${name}: ${missing[type] ?? expectedOf(type)}`);
   }
   if (type === 'S') return line.takeRest();
@@ -150,14 +151,13 @@ function readOne(
       return readMebibytes(word);
     case 'b':
       if (word === 'on' || word === 'off') return word === 'on';
-      throw new HmpArgumentError(`${name}: expected 'on' or 'off'`);
+      throw new HmpArgumentError("Expected 'on' or 'off'");
     default:
       return word;
   }
 }
 
 function expectedOf(type: string): string {
-  if (type === 'b') return "expected 'on' or 'off'";
   if (type === 'i' || type === 'l') return 'integer expected';
   return type === 'o' ? 'size expected' : 'string expected';
 }

@@ -12,6 +12,7 @@ import type {
 } from '../../monitor/machine.js';
 import type { Machine, PauseReason } from '../../machine/machine.js';
 import { Migration } from '../../monitor/migration/migration.js';
+import { MachineSnapshots } from '../../monitor/migration/snapshots.js';
 import { QmpError } from '../../monitor/qmp-error.js';
 import { parseOpts } from '../../options/qemu-opts.js';
 import type { Daemon } from '../daemon/run.js';
@@ -39,6 +40,7 @@ export class SystemControl implements MachineControl {
   /** No machine will come: the program ends. */
   onIncomingFailed: () => void = () => undefined;
   readonly migration: Migration;
+  readonly snapshots: MachineSnapshots;
   readonly #daemon: Daemon;
   readonly #program: Program;
 
@@ -46,6 +48,7 @@ export class SystemControl implements MachineControl {
     this.#daemon = daemon;
     this.#program = program;
     this.migration = new Migration(this);
+    this.snapshots = new MachineSnapshots(this, () => this.migration.isActive);
   }
 
   get graph(): BlockGraph {

@@ -172,6 +172,10 @@ class System {
   /** In QEMU's order: objects, character devices, nodes, drives, devices, monitors. */
   async #setUp(): Promise<void> {
     const control = this.#control;
+    for (const other of ['incoming', 'preconfig']) {
+      if (!this.#has('loadvm') || !this.#has(other)) continue;
+      throw new OptionError(`'${other}' and 'loadvm' options are mutually exclusive`);
+    }
     await this.#machine();
     await this.#each('name', (value) => {
       control.vmName = parseOpts(value).values.get('guest') ?? value.split(',')[0] ?? '';
@@ -203,6 +207,7 @@ class System {
     await this.#setUpMonitors();
     await this.#setUpSerial();
     await this.#incoming();
+    await this.#loadVm();
     await this.#each('pidfile', (value) => {
       this.#daemon.writePid(value);
     });
@@ -307,6 +312,19 @@ class System {
     } catch (e) {
       throw new StartError(last.written, e);
     }
+  }
+
+  /** The machine goes back to a snapshot before its guest begins; no events tell of that. */
+  async #loadVm(): Promise<void> {
+    const last = this.#given.findLast(({ name }) => name === 'loadvm');
+    if (last === undefined) return;
+    const control = this.#control;
+    await control.exclusively(async () => {
+      const { runState } = control;
+      control.runState = 'restore-vm';
+      await control.snapshots.load(last.value, {});
+      control.runState = runState;
+    });
   }
 
   async #makeGuest(init: GuestInit): Promise<Machine> {

@@ -113,6 +113,7 @@ export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
     used('L', 'FOLDER', 'where firmware is looked for first'),
     used('no-reboot', undefined, 'the program ends when the guest wants a reset'),
     used('no-shutdown', undefined, 'the program stays when the guest switches itself off'),
+    used('loadvm', 'TAG', 'go back to a stored machine before the guest begins'),
     used('incoming', 'URI', 'wait for a machine to come: tcp:, unix:, exec:, fd:, file:; or defer'),
     accepted('qtest-log', 'FILE'),
     accepted('no-user-config'),
@@ -130,7 +131,6 @@ export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
     accepted('sandbox', 'OPTIONS'),
     accepted('run-with', 'OPTIONS'),
     accepted('preconfig'),
-    refused('loadvm', 'TAG'),
     refused('add-fd', 'OPTIONS'),
     refused('set', 'ARG'),
     refused('readconfig', 'FILE'),
@@ -185,8 +185,9 @@ export function readSystemOptions(args: readonly string[]): GivenOption[] {
   const given: GivenOption[] = [];
   for (let at = 0; at < args.length; at++) {
     const word = args[at] ?? '';
-    if (!word.startsWith('-') || word === '-') {
-      throw new SystemUsageError(`${word}: disks without -drive are not supported`);
+    if (!word.startsWith('-')) {
+      given.push({ name: 'hda', value: word, written: word });
+      continue;
     }
     const name = word.replace(/^--?/, '');
     const option = systemOptions.get(name);

@@ -22,6 +22,8 @@ export class History {
   /** Snapshots that must be there, with their content; and those that come or go just now. */
   snapshots = new Map<string, Uint8Array>();
   maybe = new Map<string, Uint8Array>();
+  /** VM state that some of them have. */
+  states = new Map<string, Uint8Array>();
 
   constructor(content: Uint8Array) {
     this.stable = content.slice();
@@ -36,6 +38,7 @@ export class History {
     copy.sizes = new Set(this.sizes);
     copy.snapshots = new Map(this.snapshots);
     copy.maybe = new Map(this.maybe);
+    copy.states = new Map(this.states);
     return copy;
   }
 
@@ -113,6 +116,13 @@ export class History {
     for (const name of found) {
       const expected = this.snapshots.get(name) ?? this.maybe.get(name);
       if (expected === undefined) throw new Error(`snapshot ${name} should be gone`);
+      const state = this.states.get(name);
+      if (state !== undefined) {
+        const area = await snapshots?.openState(undefined, name);
+        const read = new Uint8Array(state.length);
+        await area?.(0, Iov.of(read));
+        if (difference(read, state) >= 0) throw new Error(`the VM state of ${name} is another`);
+      }
       await snapshots?.loadTemporary(undefined, name);
       const out = new Uint8Array(Math.min(expected.length, disk.size));
       await disk.read(0, Iov.of(out));

@@ -9,7 +9,7 @@ import { Iov, randomRange, Req } from './support.js';
 
 const kinds = ['write', 'write', 'write', 'zero', 'discard', 'compress', 'flush', 'whole'] as const;
 const wholeKinds = ['create', 'create', 'apply', 'delete', 'resize', 'amend'] as const;
-const facts = { dateSec: 1, dateNsec: 2, vmStateSize: 0, vmClockNsec: 0n, icount: 0n };
+const facts = { dateSec: 1, dateNsec: 2, vmClockNsec: 0n, icount: 0n };
 /** Requests in flight, and snapshots at a time. */
 const DEPTH = 8;
 const MAX_SNAPSHOTS = 3;
@@ -135,14 +135,21 @@ export class PowerWork {
 
   async #snapshot(kind: 'create' | 'apply' | 'delete'): Promise<void> {
     const history = this.#history;
-    const snapshots = this.#disk.node.instance.snapshots!;
+    const { instance } = this.#disk.node;
+    const snapshots = instance.snapshots!;
     const limit = this.#image.shape.snapshots ?? MAX_SNAPSHOTS;
     const names = [...history.snapshots.keys()];
     if (kind === 'create') {
       if (limit === 'none' || names.length >= limit) return;
       const name = `s${this.#named++}`;
+      const state = this.#random.bytes(this.#random.pick([0, 300, 9000, 70_000]));
+      if (state.length > 0) {
+        await instance.writeVmState?.(0, Iov.of(state));
+        if (this.#random.int(0, 3) === 0) return instance.dropVmState?.(state.length);
+        history.states.set(name, state);
+      }
       history.maybe.set(name, history.now.slice());
-      await snapshots.create({ ...facts, name });
+      await snapshots.create({ ...facts, name, vmStateSize: state.length });
       history.snapshots.set(name, history.maybe.get(name)!);
       history.maybe.delete(name);
       // What a snapshot holds is durable, and so is the active state that it equals.

@@ -3,6 +3,7 @@ import type { HmpCommand } from '../command.js';
 import { controlCommands, controlInfos, helpCommands } from './control.js';
 import { driveCommands } from './drives.js';
 import { jobCommands, jobInfos } from './jobs.js';
+import { migrationCommands, migrationInfos } from './migration.js';
 import { nbdCommands } from './nbd.js';
 import { blockInfos } from './block-info.js';
 import { snapshotCommands, snapshotInfos } from './snapshots.js';
@@ -14,6 +15,7 @@ export const infoCommands: readonly HmpCommand[] = [
   ...blockInfos,
   ...controlInfos,
   ...jobInfos,
+  ...migrationInfos,
   ...snapshotInfos,
 ].sort(byName);
 
@@ -21,6 +23,7 @@ export const hmpCommands: readonly HmpCommand[] = [
   ...controlCommands,
   ...driveCommands,
   ...jobCommands,
+  ...migrationCommands,
   ...nbdCommands,
   ...snapshotCommands,
   ...helpCommands(() => ({ commands: hmpCommands, infos: infoCommands })),

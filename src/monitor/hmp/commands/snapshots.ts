@@ -3,24 +3,10 @@ import { snapshotFacts } from '../../../block/image-info.js';
 import { snapshotTable } from '../../../block/info-text.js';
 import type { SnapshotInfo } from '../../../block/driver.js';
 import { OptionError } from '../../../options/option-error.js';
+import type { DiskSnapshots } from '../../migration/snapshots.js';
+import { QmpError } from '../../qmp-error.js';
 import { HmpError } from '../arguments.js';
 import type { HmpCommand, HmpRun } from '../command.js';
-
-/** The state of a machine cannot be stored yet; a snapshot of its disks alone would be no such. */
-function refused(name: string, args: string, params: string, help: string): HmpCommand {
-  return {
-    name,
-    args,
-    params,
-    help: `${help}: not supported, for the state of the machine cannot be stored`,
-    run: () => {
-      throw new HmpError(
-        `${name} is not supported: the state of the machine cannot be stored. Snapshots of ` +
-          'disks: snapshot_blkdev_internal',
-      );
-    },
-  };
-}
 
 export const snapshotCommands: readonly HmpCommand[] = [
   {
@@ -64,52 +50,43 @@ export const snapshotCommands: readonly HmpCommand[] = [
       });
     },
   },
-  refused('savevm', 'name:s?', 'tag', 'store the machine'),
-  refused('loadvm', 'name:s', 'tag', 'go back to a stored machine'),
+  {
+    name: 'savevm',
+    args: 'name:s?',
+    params: 'tag',
+    help: 'store the machine and a snapshot of each disk, in place of one of that name',
+    run: (run) => run.machine.snapshots.save(run.tryText('name'), {}, true),
+  },
+  {
+    name: 'loadvm',
+    args: 'name:s',
+    params: 'tag',
+    help: 'go back to a stored machine',
+    run: (run) => run.machine.snapshots.load(run.text('name'), {}),
+  },
   {
     name: 'delvm',
     args: 'name:s',
     params: 'tag',
     help: 'delete a snapshot from all disks',
-    run: async (run) => {
-      const name = run.text('name');
-      for (const { snapshots } of await devices(run)) {
-        if (snapshots.some((each) => each.name === name)) await deleteAll(run, name);
-      }
-    },
+    run: (run) => run.machine.snapshots.delete(run.text('name')),
   },
 ];
 
-interface DiskSnapshots {
-  readonly device: string;
-  readonly snapshots: readonly SnapshotInfo[];
-}
-
-/** The devices whose images can have snapshots, with what they have. */
-async function devices(run: HmpRun): Promise<DiskSnapshots[]> {
-  const found: DiskSnapshots[] = [];
-  for (const [device, backend] of run.context.graph.backends) {
-    const capability = backend.isInserted ? backend.node.instance.snapshots : undefined;
-    if (capability === undefined || backend.node.readOnly) continue;
-    found.push({ device, snapshots: await capability.list() });
-  }
-  return found;
-}
-
-async function deleteAll(run: HmpRun, name: string): Promise<void> {
-  for (const backend of run.context.graph.backends.values()) {
-    const capability = backend.isInserted ? backend.node.instance.snapshots : undefined;
-    if (capability === undefined) continue;
-    const found = (await capability.list()).find((each) => each.name === name);
-    if (found !== undefined) await capability.delete(found.id, found.name);
+/** As `info` says it: without `Error:`. */
+async function snapshotsOf(run: HmpRun): Promise<DiskSnapshots[]> {
+  try {
+    return await run.machine.snapshots.list();
+  } catch (e) {
+    if (e instanceof QmpError) throw new HmpError(e.message);
+    throw e;
   }
 }
 
 async function infoSnapshots(run: HmpRun): Promise<void> {
-  const disks = await devices(run);
+  const disks = await snapshotsOf(run);
   const [first] = disks;
-  if (first === undefined) throw new HmpError('No block device supports snapshots');
-  if (disks.every(({ snapshots }) => snapshots.length === 0)) {
+  if (first === undefined || disks.every(({ snapshots }) => snapshots.length === 0)) {
     run.print('There is no snapshot available.\n');
     return;
   }
