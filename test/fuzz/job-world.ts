@@ -26,6 +26,8 @@ const WRITERS = 4;
 interface Running {
   readonly kind: string;
   readonly target?: string;
+  /** What a mirror copies: another one's pivot takes the disk away from it. */
+  readonly source?: string;
   /** The disk when the backup began. */
   readonly expected?: Uint8Array;
   readonly done?: (failed: boolean) => void;

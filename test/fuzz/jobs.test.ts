@@ -76,7 +76,7 @@ async function mirror(world: World): Promise<void> {
       ...buffer,
       ...errorsOf(world),
     },
-    { kind: 'mirror', target },
+    { kind: 'mirror', target, source: source ?? '' },
   );
 }
 
@@ -175,8 +175,9 @@ async function endMirror(world: World): Promise<void> {
   const mine = ready.find(({ id }) => world.jobs.get(id)?.kind === 'mirror');
   if (mine === undefined) return;
   const { id } = mine;
-  const target = world.jobs.get(id)?.target ?? '';
+  const { target = '', source = '' } = world.jobs.get(id) ?? {};
   await world.guests.whilePaused(async (model) => {
+    if (!world.chain().includes(source)) return;
     if (!(await world.try('block-job-cancel', { device: id }, 'end mirror'))) return;
     world.jobs.set(id, { kind: 'ended mirror', target, expected: model.slice() });
     for (let left = 2000; world.jobs.has(id); left--) {

@@ -89,6 +89,37 @@ describe('a mirror', () => {
     same(await contentOf(made, 'target'), made.old);
   });
 
+  it('knows of writes that begin at any moment of its start and end late', async () => {
+    const made = await lab();
+    const { guest, old, files } = made;
+    const late: (() => void)[] = [];
+    files.hold = (op, path) => {
+      if (op !== 'write' || path !== '/source') return undefined;
+      return new Promise((resolve) => late.push(resolve));
+    };
+    let starting = true;
+    const start = made.mirror().finally(() => (starting = false));
+    const writes: Promise<void>[] = [];
+    // A drain waits for what has begun, so it is let end, last first, some time after.
+    for (let i = 0; starting; i++) {
+      const block = (i % 16) * C;
+      if (i < 16) writes.push(guest.write(block, filled(C, 0x7f)));
+      else if (i > 64) late.pop()?.();
+      old.fill(0x7f, block, block + C);
+      await made.clock.advance(1);
+    }
+    const job = await start;
+    // What the job may copy by now it copies before the writes end.
+    await made.clock.advance(500);
+    files.hold = undefined;
+    for (const end of late) end();
+    await Promise.all(writes);
+    await until(made, 'ready', () => job.isReady);
+    await job.complete();
+    await until(made, 'over', isOver(job));
+    same(await contentOf(made, 'target'), old);
+  });
+
   it('completes without taking its place when it is cancelled in the soft way', async () => {
     const made = await lab();
     const job = await made.mirror();

@@ -188,9 +188,11 @@ class ImageWriter {
   async #writeRefblocks(): Promise<void> {
     const { refblockOffset, refblocks, clusters } = this.#layout;
     const { g } = this.#p;
-    const full = onesBlock(g.clusterSize, g.refcountOrder, g.refcountBlockEntries);
     const fullBlocks = Math.floor(clusters / g.refcountBlockEntries);
-    await this.#repeat(refblockOffset, full, fullBlocks);
+    if (fullBlocks > 0) {
+      const full = onesBlock(g.clusterSize, g.refcountOrder, g.refcountBlockEntries);
+      await this.#repeat(refblockOffset, full, fullBlocks);
+    }
     if (fullBlocks === refblocks) return;
     const rest = clusters - fullBlocks * g.refcountBlockEntries;
     const bytes = Math.ceil((rest * g.refcountBits) / 8);
