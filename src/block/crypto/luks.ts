@@ -8,6 +8,9 @@
  *      between, so that a crash leaves the old set of passwords.
  *  L2  An erased slot is marked inactive and its material overwritten with random bytes;
  *      the last active slot is only erased by force.
+ *  L3  A header that could not be written is not in memory either: who was told of an error
+ *      can try again, and no later write of the header does what was said to have failed.
+ *  L4  When the only active slot is overwritten, another one holds the new password meanwhile.
  */
 import type { CipherMode, CipherName, HashName, HostCrypto } from '../../host/crypto.js';
 import type { Clock, RandomSource } from '../../host/host.js';
@@ -147,11 +150,12 @@ export class LuksVolume {
     if (options.unlock !== undefined) {
       await masterKeyOf(this.#host, this.#storage, this.header, options.unlock);
     }
-    await storePassword(this.#host, this.#storage, this.header, index, {
-      password,
-      masterKey: this.#masterKey,
-      iterTimeMs: options.iterTimeMs,
-    });
+    const entry = { password, masterKey: this.#masterKey, iterTimeMs: options.iterTimeMs };
+    const isLast = slot.active && this.#activeCount() === 1;
+    const spare = isLast ? this.header.slots.findIndex((s) => !s.active) : -1;
+    if (spare >= 0) await storePassword(this.#host, this.#storage, this.header, spare, entry);
+    await storePassword(this.#host, this.#storage, this.header, index, entry);
+    if (spare >= 0) await this.#wipe(spare);
   }
 
   /** Erases one slot (L2), if `password` opens it where one is given. */
@@ -221,11 +225,8 @@ export class LuksVolume {
 
   async #wipe(index: number): Promise<void> {
     const slot = this.#slot(index);
-    slot.active = false;
-    slot.iterations = 0;
-    slot.salt = new Uint8Array(LUKS_SALT_BYTES);
-    await this.#storage.write(0, encodeLuksHeader(this.header));
-    await this.#storage.flush();
+    const salt = new Uint8Array(LUKS_SALT_BYTES);
+    await changeSlot(this.#storage, this.header, slot, { active: false, iterations: 0, salt });
     const noise = new Uint8Array(splitSectors(this.header.keyBytes, slot.stripes) * LUKS_SECTOR);
     this.#host.random.fill(noise);
     await this.#storage.write(slot.keyOffsetSectors * LUKS_SECTOR, noise);
@@ -416,12 +417,26 @@ async function storePassword(
   await volumeCipher(host, header, wrapping).encrypt(material, 0);
   await storage.write(slot.keyOffsetSectors * LUKS_SECTOR, material);
   await storage.flush();
-  slot.active = true;
-  slot.iterations = iterations;
-  slot.salt = salt;
-  slot.stripes = LUKS_STRIPES;
-  await storage.write(0, encodeLuksHeader(header));
-  await storage.flush();
+  const stripes = LUKS_STRIPES;
+  await changeSlot(storage, header, slot, { active: true, iterations, salt, stripes });
+}
+
+/** Stores the header with a slot changed; if that fails, the slot is as before (L3). */
+async function changeSlot(
+  storage: LuksStorage,
+  header: LuksHeader,
+  slot: LuksSlot,
+  changes: Partial<LuksSlot>,
+): Promise<void> {
+  const before = { ...slot };
+  Object.assign(slot, changes);
+  try {
+    await storage.write(0, encodeLuksHeader(header));
+    await storage.flush();
+  } catch (e) {
+    Object.assign(slot, before);
+    throw e;
+  }
 }
 
 /** Most rounds that a LUKS header can tell. */
