@@ -59,6 +59,12 @@ export interface MachineControl {
   readonly migration: Migration;
   /** The machine and its disks as they were at some moment. */
   readonly snapshots: MachineSnapshots;
+  /** `-preconfig`: the machine is not there yet. */
+  readonly isBeingMade: boolean;
+  /** A processor runs a guest. */
+  readonly hasProcessor: boolean;
+  /** Makes the machine, and lets its guest go. Throws QmpError; the program then ends. */
+  make(): Promise<void>;
   /** Runs `work` when no command is carried out. */
   exclusively<T>(work: () => Promise<T>): Promise<T>;
   /** As the reset button. Event RESET. */

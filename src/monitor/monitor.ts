@@ -38,6 +38,7 @@ type EventListener = (name: string, data: Readonly<Record<string, unknown>>) => 
 
 export class Monitor implements SessionHost, HmpHost {
   readonly version: VersionInfo;
+  readonly clock: Clock;
   readonly commands: ReadonlyMap<string, Command>;
   readonly types: ReadonlyMap<string, Decl>;
   readonly #context: () => MonitorContext;
@@ -49,6 +50,7 @@ export class Monitor implements SessionHost, HmpHost {
 
   constructor(init: MonitorInit) {
     this.version = init.version;
+    this.clock = init.clock;
     this.commands = new Map(init.commands.map((command) => [command.name, command]));
     this.types = init.types;
     this.#context = init.context;

@@ -9,6 +9,7 @@
  * a client that sends ahead of the replies is not read any more after some requests, and one that
  * does not take what is sent is not served, at last cut off.
  */
+import type { Clock } from '../host/host.js';
 import type { ByteStream } from '../host/socket.js';
 import { JsonDouble } from '../lib/json-text.js';
 import type { JsonObject, JsonValue } from '../lib/json-text.js';
@@ -24,6 +25,7 @@ import { errorReply, QmpError } from './qmp-error.js';
 /** What a session needs of the monitor that it belongs to. */
 export interface SessionHost {
   readonly version: VersionInfo;
+  readonly clock: Clock;
   readonly commands: ReadonlyMap<string, Command>;
   readonly types: ReadonlyMap<string, Decl>;
   /** Carries out one command when all earlier ones, of all clients, are done. */
@@ -32,6 +34,8 @@ export interface SessionHost {
 
 /** Requests that wait; with more the client is not read until some are done (QEMU has 8, too). */
 const MAX_QUEUED = 8;
+/** A client that has had the program ended has so long to end the connection itself. */
+const LEAVE_MS = 100;
 /** Bytes that a client has not taken; with more (events go on coming) it is cut off. */
 const MAX_UNSENT = 64 * 1024 * 1024;
 
@@ -117,6 +121,9 @@ export class QmpSession {
   #closed = false;
   #unsent = 0;
   #idle: (() => void)[] = [];
+  /** The client asked for the program's end, and will go by itself. */
+  #asksForEnd = false;
+  #left: () => void = (): void => undefined;
 
   constructor(host: SessionHost, stream: ByteStream, pretty: boolean) {
     this.#host = host;
@@ -128,6 +135,7 @@ export class QmpSession {
     stream.onClose = (error): void => {
       // What came before the end is still carried out.
       this.#finished = true;
+      this.#left();
       if (error !== undefined) this.#queue.length = 0;
       this.#next();
     };
@@ -165,7 +173,19 @@ export class QmpSession {
         this.#idle.push(resolve);
       });
     }
+    if (this.#asksForEnd && !this.#finished) await this.#leaving();
     await this.#stream.end();
+  }
+
+  /** Some clients take it for an error when the connection ends before they have ended it. */
+  async #leaving(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const stop = this.#host.clock.after(LEAVE_MS, resolve);
+      this.#left = (): void => {
+        stop();
+        resolve();
+      };
+    });
   }
 
   #ended(): void {
@@ -233,6 +253,7 @@ export class QmpSession {
       reply = { error: errorReply(e) };
     }
     this.#running = false;
+    this.#asksForEnd = request.command === 'quit' && 'return' in reply;
     this.#reply(reply, request.id);
     for (const resolve of this.#idle.splice(0)) resolve();
     this.#next();

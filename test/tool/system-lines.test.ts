@@ -1,6 +1,7 @@
 // Goal: what is wrong on vdisk-system's command line ends it with one line and status 1, and what
 // it cannot do is refused by name. Method: the program itself.
 import { expect, it } from 'vitest';
+import { DaemonProcess } from '../qmp/support.js';
 import { binPath, run } from '../support/index.js';
 
 const program = binPath('vdisk-system');
@@ -70,4 +71,26 @@ it('the tree of objects has devices, and tells their properties', async () => {
     { return: 256 },
     { error: { class: 'GenericError', desc: "Property 'virtio-blk-pci.colour' not found" } },
   ]);
+});
+
+it('-preconfig: monitors come first, and a client has the machine made', async () => {
+  const disk = ['-drive', 'if=none,id=d,file=null-co://', '-device', 'virtio-blk,drive=d,id=v'];
+  const args = [...bare, '-preconfig', ...disk];
+  const program = new DaemonProcess(binPath('vdisk-system'), args, undefined, ['-qmp', 'stdio']);
+  await program.ready();
+  const early = "The command 'stop' is permitted only after machine initialization has completed";
+  expect(await program.execute('stop')).toMatchObject({ error: { desc: early } });
+  expect(await program.ok('query-status')).toEqual({ running: false, status: 'prelaunch' });
+  await program.ok('x-exit-preconfig');
+  expect(program.lines.seen.map(({ event }) => event)).toContain('RESUME');
+  expect(await program.ok('query-status')).toEqual({ running: true, status: 'running' });
+  expect(await program.ok('query-cpus-fast')).toEqual([]);
+  expect(await program.ok('qom-list', { path: '/machine/peripheral' })).toMatchObject([
+    { name: 'type' },
+    { name: 'v' },
+  ]);
+  expect(await program.execute('x-exit-preconfig')).toMatchObject({
+    error: { desc: 'The command is permitted only before machine initialization' },
+  });
+  expect(await program.quit()).toBe(0);
 });

@@ -1,5 +1,6 @@
 /** Commands of a program with a machine; a storage daemon has none of them. */
 import { t } from '../../options/schema.js';
+import type { Command } from '../command.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { runHmp } from '../hmp/run.js';
@@ -122,19 +123,65 @@ const queryKvm = definePlainCommand({
   run: () => ({ enabled: false, present: false }),
 });
 
+const queryCpus = definePlainCommand({
+  name: 'query-cpus-fast',
+  doc: 'Lists the processors of the machine: none where a test drives the devices.',
+  returns: t.arrayOf(
+    t.struct('CpuInfoFast', {
+      'cpu-index': t.int(),
+      'qom-path': t.str(),
+      'thread-id': t.int({}, { doc: 'number of the thread that runs it; 0: not known' }),
+      target: t.enumOf('i386', { name: 'SysEmuTarget' }),
+    }),
+  ),
+  since: '2.12',
+  run: (context) => {
+    const path = '/machine/unattached/cpu[0]';
+    const cpu = { 'cpu-index': 0, 'qom-path': path, 'thread-id': 0, target: 'i386' };
+    return machineOf(context).hasProcessor ? [cpu] : [];
+  },
+});
+
+const exitPreconfig = definePlainCommand({
+  name: 'x-exit-preconfig',
+  doc: 'Makes the machine of a program that was started with -preconfig.',
+  since: '3.0',
+  features: ['unstable'],
+  run: async (context) => {
+    const machine = machineOf(context);
+    if (!machine.isBeingMade) {
+      throw new QmpError('The command is permitted only before machine initialization');
+    }
+    await machine.make();
+  },
+});
+
+/** The same command, refused while `-preconfig` holds the machine back. */
+function onMachine<C extends Command>(command: C): C {
+  return {
+    ...command,
+    run: (context: MonitorContext, args: unknown) => {
+      if (context.machine?.isBeingMade !== true) return command.run(context, args);
+      const when = 'only after machine initialization has completed';
+      throw new QmpError(`The command '${command.name}' is permitted ${when}`);
+    },
+  };
+}
+
 /** What a program with a machine has besides the commands of a storage daemon. */
 export const systemCommands = [
   humanMonitorCommand,
   queryStatus,
-  stop,
-  cont,
-  reset,
-  powerDown,
+  exitPreconfig,
+  onMachine(stop),
+  onMachine(cont),
+  onMachine(reset),
+  onMachine(powerDown),
   queryName,
   queryUuid,
   queryKvm,
+  onMachine(queryCpus),
   ...mediumCommands,
   ...deviceCommands,
-  ...migrationCommands,
-  ...snapshotJobCommands,
+  ...[...migrationCommands, ...snapshotJobCommands].map((each) => onMachine(each)),
 ] as const;

@@ -39,6 +39,8 @@ export class SystemControl implements MachineControl {
   autostart = true;
   /** No machine will come: the program ends. */
   onIncomingFailed: () => void = () => undefined;
+  /** `-preconfig`: makes the machine. */
+  maker: (() => Promise<void>) | undefined;
   readonly migration: Migration;
   readonly snapshots: MachineSnapshots;
   readonly #daemon: Daemon;
@@ -49,6 +51,20 @@ export class SystemControl implements MachineControl {
     this.#program = program;
     this.migration = new Migration(this);
     this.snapshots = new MachineSnapshots(this, () => this.migration.isActive);
+  }
+
+  get hasProcessor(): boolean {
+    return this.machine?.hasProcessor === true;
+  }
+
+  get isBeingMade(): boolean {
+    return this.maker !== undefined;
+  }
+
+  async make(): Promise<void> {
+    await this.maker?.();
+    this.maker = undefined;
+    if (this.autostart) this.proceed();
   }
 
   get graph(): BlockGraph {

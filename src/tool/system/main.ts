@@ -144,7 +144,7 @@ class System {
       await this.#setUp();
       if (this.#has('daemonize')) process.chdir('/');
       await reportReady();
-      this.#control.machine?.begin();
+      if (!this.#control.isBeingMade) this.#control.machine?.begin();
       const status = await Promise.race([
         this.#daemon.ended,
         aborted(interrupts.signal),
@@ -202,15 +202,46 @@ class System {
     });
     await this.#each('blockdev', (value) => this.#daemon.blockdev(value));
     await this.#drives();
-    await this.#guest();
-    await this.#each('qtest', (value) => this.#qtest(value));
-    await this.#setUpMonitors();
-    await this.#setUpSerial();
-    await this.#incoming();
-    await this.#loadVm();
+    if (this.#has('preconfig')) {
+      await this.#beforeMachine();
+    } else {
+      await this.#guest();
+      await this.#each('qtest', (value) => this.#qtest(value));
+      await this.#setUpMonitors();
+      await this.#setUpSerial();
+      await this.#incoming();
+      await this.#loadVm();
+    }
     await this.#each('pidfile', (value) => {
       this.#daemon.writePid(value);
     });
+  }
+
+  /** Monitors alone; a client has the machine made. What fails then ends the program. */
+  async #beforeMachine(): Promise<void> {
+    const control = this.#control;
+    const last = this.#given.findLast(({ name }) => name === 'incoming');
+    if (last !== undefined && last.value !== 'defer') {
+      throw new OptionError("'preconfig' supports '-incoming defer' only");
+    }
+    const hasMachine = this.#carrier !== undefined;
+    if (!hasMachine) await this.#each('qtest', (value) => this.#qtest(value));
+    await this.#setUpMonitors();
+    if (last === undefined) control.runState = 'prelaunch';
+    else control.autostart = false;
+    control.maker = async () => {
+      try {
+        await this.#guest();
+        if (hasMachine) await this.#each('qtest', (value) => this.#qtest(value));
+        await this.#setUpSerial();
+        await this.#incoming();
+        control.machine?.begin();
+      } catch (e) {
+        this.#program.error(messageOf(e), e instanceof StartError ? e.hint : undefined);
+        this.#end(1);
+        throw e;
+      }
+    };
   }
 
   async #machine(): Promise<void> {

@@ -20,6 +20,7 @@ export const controlCommands: readonly HmpCommand[] = [
   plain('quit|q', 'quit', 'end the program: images are flushed and closed'),
   plain('stop|s', 'stop', 'let the guest stand still'),
   plain('cont|c', 'cont', 'let the guest go on'),
+  plain('exit_preconfig', 'x-exit-preconfig', 'make the machine that -preconfig holds back'),
   plain('system_reset', 'system_reset', 'press the reset button'),
   plain('system_powerdown', 'system_powerdown', 'press the power button'),
   {
