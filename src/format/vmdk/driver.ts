@@ -16,8 +16,8 @@
  *      other is mapped when the whole grain is written; whoever else writes to it waits.
  *  M5  Grains of streams are appended in the order in which they were asked for, and only once.
  *
- * Extents are opened by the names that the descriptor gives, relative to its folder: paths and
- * nothing else, no protocols, no formats but those of extents.
+ * Extents are opened by the names that the descriptor gives, in its folder: paths and nothing else,
+ * no protocols, no formats but those of extents (extent-path.ts).
  *
  * Not supported: raw device mappings, encrypted and custom disks, extents that are not `RW`,
  * writing seSparse, making grain tables where an extent has none, resizing, amending. Check

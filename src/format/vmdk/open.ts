@@ -3,7 +3,6 @@ import type { Child } from '../../block/child.js';
 import type { DriverInstance, OpenContext } from '../../block/driver.js';
 import { BlockError, errorText, messageOf, prepend } from '../../block/errors.js';
 import { FileGrowth } from '../../block/file-growth.js';
-import { nameSeenFrom } from '../../block/filename.js';
 import { Role } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
 import type { Descriptor, ExtentLine } from './descriptor.js';
@@ -16,6 +15,7 @@ import {
 } from './descriptor.js';
 import type { Extent } from './extent.js';
 import { FlatExtent, ZeroExtent } from './extent.js';
+import { extentPath } from './extent-path.js';
 import type { SparseGeometry } from './header.js';
 import { cowdGeometry, hostedGeometry, seSparseGeometry, sparseFields } from './header.js';
 import type { Identity } from './instance.js';
@@ -142,7 +142,7 @@ class Opener {
     const bytes = line.sectors * SECTOR;
     if (filename === undefined) return new ZeroExtent(start, bytes);
     const isFlat = type === 'FLAT' || type === 'VMFS';
-    const full = this.#path(filename);
+    const full = await extentPath(this.#context, this.#file.node.filename, filename, n);
     let child: Child;
     try {
       child = await this.#context.openChild(`extents.${String(n)}`, {
@@ -161,22 +161,6 @@ class Opener {
     const geometry = await this.#geometry(child, type);
     this.#checkVersion(geometry);
     return this.#sparse(child, geometry, start, bytes, { filename: name, type });
-  }
-
-  /** A file's name as the descriptor means it: a path and nothing else. */
-  #path(filename: string): string {
-    const { host, node } = this.#context;
-    if (host.files === undefined || host.files.isAbsolute(filename)) return filename;
-    try {
-      // Not joined by the host's rules, which would see a protocol in a name with a colon.
-      const folder = host.files.dirname(nameSeenFrom(host.files, node, 'x'));
-      return folder === '' || folder === '.' ? filename : `${folder}/${filename}`;
-    } catch (e) {
-      throw prepend(
-        `Cannot use relative paths with VMDK descriptor file '${this.#file.node.filename}': `,
-        e,
-      );
-    }
   }
 
   async #geometry(child: Child, type: string): Promise<SparseGeometry> {

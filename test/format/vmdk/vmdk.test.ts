@@ -160,6 +160,45 @@ describe('descriptors', () => {
   });
 });
 
+describe('extents outside the folder', () => {
+  const secret = '/etc/secret';
+
+  function files(name: string): FakeFiles {
+    const out = described(describe2('monolithicFlat', `RW 8 FLAT "${name}" 0`));
+    for (const other of [secret, '/m/../etc/secret', '/m/sub/x']) {
+      out.put(other, new Uint8Array(8 * 512).fill(9));
+    }
+    return out;
+  }
+
+  it.each([secret, '../etc/secret', 'sub/../../etc/secret', '..', '/m/../etc/secret'])(
+    '%s is refused, whoever opens it',
+    async (name) => {
+      for (const writable of [false, true]) {
+        expect(await failure(open(files(name), { writable }))).toBe(
+          `Extent file '${name}' is outside the folder of the descriptor; name it with ` +
+            'extents.0.filename to open it',
+        );
+      }
+      const graph = testGraph({ host: fakeHost({ files: files(name) }) });
+      const options = {
+        driver: 'vmdk',
+        file: { driver: 'file', filename: path },
+        extents: [{ driver: 'file', filename: secret }],
+      };
+      const disk = await graph.openBackend({ options });
+      expect(await readBytes(disk, 0, 1)).toEqual(new Uint8Array([9]));
+    },
+  );
+
+  it.each(['sub/x', './sub/x', '/m/b.bin', 'a..b'])('%s is inside', async (name) => {
+    const made = files(name);
+    made.put('/m/a..b', 8 * 512);
+    made.put('/m/./sub/x', 8 * 512);
+    expect((await open(made)).size).toBe(8 * 512);
+  });
+});
+
 describe('parents', () => {
   it('that were written to since are not read through', async () => {
     const files = new FakeFiles();
