@@ -179,6 +179,30 @@ describe('life of the process', () => {
     await written.close();
   });
 
+  it('SIGTERM cancels the jobs that run, and both images are sound', async () => {
+    const dir = tempDir();
+    const nodes: string[] = [];
+    for (const name of ['a', 'b']) {
+      const path = join(dir, name);
+      await runOk(binPath('vdisk-img'), ['create', '-q', '-f', 'qcow2', path, '4M']);
+      await runOk(binPath('vdisk-io'), ['-f', 'qcow2', '-c', 'write -P 7 0 4M', path]);
+      const file = `file.driver=file,file.filename=${path}`;
+      nodes.push('--blockdev', `driver=qcow2,node-name=${name},${file}`);
+    }
+    const daemon = await new DaemonProcess(program, nodes).ready();
+    const slow = { sync: 'full', speed: 1, 'job-id': 'j' };
+    await daemon.ok('blockdev-mirror', { ...slow, device: 'a', target: 'b' });
+    daemon.child.kill('SIGTERM');
+    expect(await daemon.ended).toBe(0);
+    const states = daemon.lines.seen.map(({ data }) => (data as Message | undefined)?.['status']);
+    expect(states).toContain('aborting');
+    expect(states.at(-1)).toBe('null');
+    for (const name of ['a', 'b']) {
+      const { stdout } = await runOk(binPath('vdisk-img'), ['check', join(dir, name)]);
+      expect(stdout).toContain('No errors were found');
+    }
+  });
+
   it('the mode of a socket can be chosen', async () => {
     const path = join(tempDir(), 'qmp');
     const chardev = `socket,id=c,path=${path},server=on,wait=off,mode=0660`;
