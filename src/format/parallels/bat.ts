@@ -66,13 +66,16 @@ export class Bat implements ClusterMap {
     return this.#view.getUint32(HEADER_BYTES + entry * 4, true) * this.header.entryUnit;
   }
 
-  /** Whether data may stand there: it begins inside the file. */
+  /**
+   * Whether data may stand there: it begins inside the file, behind the BAT. QEMU 10 puts the first
+   * cluster in front of `data_off` when it converts into clusters that are no multiple of 4 KiB;
+   * that one is read.
+   */
   #placeAt(entry: number): number {
     const offset = this.offsetAt(entry);
     if (offset === 0) return Place.unallocated;
-    return offset < this.header.dataStart || offset >= this.#growth.usedEnd
-      ? Place.damaged
-      : offset;
+    const isInside = offset >= HEADER_BYTES + this.entries * 4 && offset < this.#growth.usedEnd;
+    return isInside ? offset : Place.damaged;
   }
 
   tryTable(index: number): Float64Array | null {
