@@ -427,7 +427,9 @@ describe('a crafted encryption header', () => {
     expect(await open((b) => b.writeBigUInt64BE(5000n, at + 16))).toBe(outside);
     expect(await open((b) => b.writeBigUInt64BE(0n, at + 16))).toBe(outside);
     expect(await open((b) => b.writeUInt32BE(9, header + 208 + 44))).toContain('stripes');
-    expect(await open((b) => b.writeUInt32BE(1, header + 208))).toContain('state is corrupted');
+    expect(await open((b) => b.writeUInt32BE(1, header + 208))).toContain(
+      'state (active/disable) is corrupted',
+    );
     expect(await open((b) => b.writeUInt8(0, header))).toContain('not in LUKS format');
     expect(await open((b) => b.writeUInt32BE(3, at + 4))).toContain('CRYPTO header extension size');
   });
