@@ -137,7 +137,7 @@ const setActive = defineCommand({
   since: '10.0',
   run: async ({ graph }, args) => {
     const name = args['node-name'];
-    const node = name === undefined ? undefined : lookupNode(graph, undefined, name);
+    const node = name === undefined ? undefined : findNode(graph, name);
     if (args.active) return node === undefined ? activateAll(graph) : activateNode(node);
     try {
       if (node === undefined) await inactivateAll(graph);

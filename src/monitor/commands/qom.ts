@@ -104,6 +104,7 @@ export const qomList = defineCommand({
   returns: t.arrayOf(propertyInfo),
   since: '1.2',
   run: (context, { path }) => {
+    if (path === '') throw new QmpError("Path '' is ambiguous");
     const folder = tryFolder(context, path.length > 1 ? path.replace(/\/$/, '') : path);
     if (folder !== undefined) return folder;
     const device = tryQomDevice(context.machine, path);
