@@ -195,6 +195,13 @@ export type { DiskCommit, JobState } from './job/disk-jobs.js';
 export type { BackupOptions } from './job/backup.js';
 export type { StreamOptions } from './job/block-stream.js';
 export type { MirrorOptions } from './job/mirror.js';
+export { JobList } from './job/job-list.js';
+export {
+  checkpointReplication,
+  checkReplication,
+  startReplication,
+  stopReplication,
+} from './job/replication.js';
 export { compare, CompareError } from './job/compare.js';
 export type { CompareOptions, CompareResult } from './job/compare.js';
 export { convert } from './job/convert.js';

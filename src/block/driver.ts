@@ -316,6 +316,7 @@ export interface DriverInstance {
   readonly snapshots?: SnapshotCapability;
   readonly bitmaps?: BitmapCapability;
   readonly snapshotAccess?: SnapshotAccess;
+  readonly members?: MemberCapability;
   readonly breakpoints?: BreakpointCapability;
   /** Flushes, frees; the children are closed by the graph afterwards. */
   close(): Promise<void>;
@@ -353,6 +354,15 @@ export interface SnapshotCapability {
   ): Promise<(offset: number, iov: Iov) => Promise<void>>;
   /** Shows the snapshot instead of the active state; the node must be read-only. */
   loadTemporary(id: string | undefined, name: string | undefined): Promise<void>;
+}
+
+/**
+ * Children that come and go while the node is in use (quorum). The caller drains the node. Each
+ * throws BlockError; then nothing has changed.
+ */
+export interface MemberCapability {
+  add(member: BlockNode): Promise<void>;
+  remove(member: Child): Promise<void>;
 }
 
 /**

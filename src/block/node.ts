@@ -22,6 +22,7 @@ import type { Driver, DriverInstance, NodeOptions, OpenFlags, TruncateOptions } 
 import { BlockError } from './errors.js';
 import type { BlockGraph } from './graph.js';
 import type { OpBlocker } from './op-blockers.js';
+import type { ReadWatch } from './read-watch.js';
 import { alignedRead, alignedWrite, copyOnRead, detectZeroWrite, zeroWrite } from './request.js';
 import { nodeStatus } from './status.js';
 import { truncateNode } from './truncate.js';
@@ -73,6 +74,8 @@ export class BlockNode {
   readonly dirtyBitmaps = new Map<string, DirtyBitmap>();
   /** Who forbids operations on the node, the oldest first. */
   readonly opBlockers = new Set<OpBlocker>();
+  /** Notes reads, once somebody has to wait for some. */
+  readWatch: ReadWatch | undefined;
   /** References: parents' edges plus handles of the monitor. Managed by the graph. */
   refs = 0;
   /** The name was given by the user. */
@@ -155,6 +158,12 @@ export class BlockNode {
 
   /** Reads; bytes past the end are zeroes (callers with strict bounds are backends). */
   read(offset: number, iov: Iov, flags = 0): Promise<void> {
+    const { readWatch } = this;
+    if (readWatch === undefined) return this.#read(offset, iov, flags);
+    return readWatch.run(offset, iov, () => this.#read(offset, iov, flags));
+  }
+
+  #read(offset: number, iov: Iov, flags: number): Promise<void> {
     if (
       flags === 0 &&
       offset + iov.bytes <= this.size &&

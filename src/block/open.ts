@@ -66,7 +66,11 @@ export async function openNode(
 
 function byReference(graph: BlockGraph, spec: OpenSpec): BlockNode {
   const name = spec.reference ?? '';
-  const node = graph.tryNode(name);
+  const device = graph.backends.get(name);
+  if (device?.isInserted === false) {
+    throw new BlockError('ENOMEDIUM', `Device '${name}' has no medium`);
+  }
+  const node = device?.node ?? graph.tryNode(name);
   if (node === undefined) {
     throw new BlockError('ENODEV', `Cannot find device='${name}' nor node-name='${name}'`);
   }

@@ -14,6 +14,7 @@ import { copyBeforeWriteDriver } from '../filter/copy-before-write/driver.js';
 import { copyOnReadDriver } from '../filter/copy-on-read.js';
 import { preallocateDriver } from '../filter/preallocate.js';
 import { quorumDriver } from '../filter/quorum.js';
+import { replicationDriver } from '../filter/replication.js';
 import { snapshotAccessDriver } from '../filter/snapshot-access.js';
 import { throttleDriver } from '../filter/throttle.js';
 import { bochsDriver } from '../format/bochs/driver.js';
@@ -66,5 +67,6 @@ export const drivers: readonly Driver[] = [
   copyOnReadDriver,
   preallocateDriver,
   quorumDriver,
+  replicationDriver,
   snapshotAccessDriver,
 ];

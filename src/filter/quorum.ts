@@ -7,6 +7,8 @@
  * `blkverify` is for two children with a threshold of two: QEMU ends the process at the first
  * difference, here the read fails with EIO.
  *
+ * Children can be added and removed while it is in use (`x-blockdev-change`).
+ *
  * Events: `QUORUM_REPORT_BAD` for each child that failed or was outvoted, `QUORUM_FAILURE`
  * where no agreement was possible.
  */
@@ -14,7 +16,9 @@ import { blockdevRef } from '../block/blockdev-types.js';
 import type { Child } from '../block/child.js';
 import type { Driver, DriverInstance, NodeOptions, OpenContext } from '../block/driver.js';
 import { BlockError, errorCode, errorText } from '../block/errors.js';
+import type { BlockNode } from '../block/node.js';
 import { isObject } from '../block/node-options.js';
+import { attachChild } from '../block/open.js';
 import type { DriverStatus } from '../block/types.js';
 import { Perm, Req, Role } from '../block/types.js';
 import { Iov } from '../lib/iov.js';
@@ -97,10 +101,13 @@ interface Version {
 
 class Quorum {
   readonly #context: OpenContext;
-  readonly #children: readonly Child[];
+  readonly #children: Child[];
+  /** Number of the next child that is added. */
+  #next: number;
   readonly #options: QuorumOptions;
 
-  constructor(context: OpenContext, children: readonly Child[], options: QuorumOptions) {
+  constructor(context: OpenContext, children: Child[], options: QuorumOptions) {
+    this.#next = children.length;
     this.#context = context;
     this.#children = children;
     this.#options = options;
@@ -219,6 +226,38 @@ class Quorum {
     throw last;
   }
 
+  /** One more, of which the caller knows that it holds the same. */
+  async add(member: BlockNode): Promise<void> {
+    const { node, graph } = this.#context;
+    if (this.#options.blkverify) throw invalid('Cannot add a child to a quorum in blkverify mode');
+    if (this.#children.length === MOST_CHILDREN) throw invalid('Too many children');
+    if (member.size !== node.size) {
+      throw invalid(`The node ${member.name} has another length than the quorum`);
+    }
+    const name = `children.${this.#next++}`;
+    const child = await attachChild(graph, node, member, name, Role.data);
+    try {
+      await graph.refreshPerms(node);
+    } catch (e) {
+      await graph.detachEdge(child);
+      throw e;
+    }
+    this.#children.push(child);
+    node.refreshLimits();
+  }
+
+  async remove(member: Child): Promise<void> {
+    const threshold = this.#threshold;
+    if (this.#children.length <= threshold) {
+      const text = 'The number of children cannot be lower than the vote threshold';
+      throw invalid(`${text} ${threshold}`);
+    }
+    this.#children.splice(this.#children.indexOf(member), 1);
+    const { node, graph } = this.#context;
+    await graph.detachEdge(member);
+    node.refreshLimits();
+  }
+
   /** Data where any child has data; zeroes where all have. */
   async status(offset: number, bytes: number, wantZero: boolean): Promise<DriverStatus> {
     let shortest = bytes;
@@ -246,7 +285,7 @@ function commonest(failures: readonly unknown[]): unknown {
 
 function makeInstance(
   context: OpenContext,
-  children: readonly Child[],
+  children: Child[],
   options: QuorumOptions,
 ): DriverInstance {
   const quorum = new Quorum(context, children, options);
@@ -274,6 +313,7 @@ function makeInstance(
       // The children must stay equal, so nobody else writes to one.
       shared: (shared & Perm.consistentRead) | Perm.writeUnchanged,
     }),
+    members: quorum,
     strongOptions: () => {
       const own = { ...context.options };
       Reflect.deleteProperty(own, 'children');

@@ -30,6 +30,8 @@ export interface ActiveCommitOptions extends ChainJobOptions {
   readonly top: BlockNode;
   /** The image that takes the data, and then its place. */
   readonly base: BlockNode;
+  /** Completes as soon as it is ready. */
+  readonly completes?: boolean;
 }
 
 /** What a bit of the bitmap stands for, at least; also the granularity of later copies. */
@@ -66,6 +68,7 @@ class ActiveCommit implements HoldingWork {
       copy: (offset, bytes) => copyRuns(this.held.source, this.held.target, offset, bytes),
       flush: async () => this.held.target?.flush(),
     });
+    this.#follow.completes = options.completes ?? false;
   }
 
   /** From now on writes are counted. */

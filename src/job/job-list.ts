@@ -19,6 +19,8 @@ export class JobList implements JobHost {
   readonly #exclusive: NonNullable<JobListInit['exclusive']>;
   readonly #jobs = new Map<string, Job>();
   readonly #lock = new Mutex();
+  /** Lists of jobs that clients do not see; they close with this one. */
+  readonly inner = new Set<JobList>();
   /** The owner holds everything still: who ends need not ask. */
   #closing = false;
 
@@ -65,6 +67,7 @@ export class JobList implements JobHost {
   /** Cancels all jobs and waits until they are gone. Nothing else may be under way. */
   async close(): Promise<void> {
     this.#closing = true;
+    for (const list of this.inner) await list.close();
     for (const job of this.all) await job.drainBegin();
     for (;;) {
       const job = this.all.find((each) => each.status !== 'concluded');

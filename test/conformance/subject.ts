@@ -240,6 +240,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   dmg: 'read only, and no image can be created: test/format/dmg',
   bochs: 'read only, and no image can be created: test/format/bochs',
   vvfat: 'a folder of the host, read only: test/format/vvfat',
+  replication: 'passes no request before it is begun: test/job/replication',
   'snapshot-access': 'reads what another filter keeps: test/filter/copy-before-write',
 };
 

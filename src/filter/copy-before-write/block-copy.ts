@@ -7,11 +7,14 @@
  *      `pending` when it failed. What is in neither is at the target, or is not wanted there.
  *  C2  Nobody writes to a cluster of the source that is in `pending` or in `#active`: who means to
  *      waits for {@link BlockCopy.ensure} first.
+ *  C3  Where the target reads from the source what it does not hold, a copy ends when the reads of
+ *      the target have that began before: they may have found that the target does not hold it.
  */
 import type { Child } from '../../block/child.js';
 import { copyThrough } from '../../block/copy-through.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { BlockError } from '../../block/errors.js';
+import { ReadWatch } from '../../block/read-watch.js';
 import { below, chainStatus, skipFilters } from '../../block/status.js';
 import { Req } from '../../block/types.js';
 import { Iov } from '../../lib/iov.js';
@@ -91,6 +94,8 @@ export class BlockCopy {
   discardSource = false;
   /** Called when the amount of what is done, or of what is left, has changed. */
   onProgress: ((copied: number) => void) | undefined;
+  /** Called when the copy begins anew. */
+  onRestart: (() => void) | undefined;
   readonly #source: Child;
   readonly #target: Child;
   readonly #active = new Set<ActiveRange>();
@@ -106,6 +111,7 @@ export class BlockCopy {
     this.pending.set(0, this.length);
     // What the target reads from the source must not be read while it is half written.
     this.#writeFlags = isAbove(target, source) ? Req.serialising : 0;
+    if (this.#writeFlags !== 0) target.node.readWatch ??= new ReadWatch();
   }
 
   /** Bytes that have yet to be copied, or are being copied. */
@@ -170,6 +176,8 @@ export class BlockCopy {
     try {
       const moved = await this.#copyRuns(offset, bytes);
       copied = bytes;
+      // C3
+      if (this.#writeFlags !== 0) await this.#target.node.readWatch?.ended(offset, bytes);
       return moved;
     } catch (e) {
       this.pending.set(offset, bytes);
@@ -180,6 +188,13 @@ export class BlockCopy {
       this.onProgress?.(copied);
       finish();
     }
+  }
+
+  /** The state to copy is that of this moment, in which nothing is written or copied. */
+  restart(): void {
+    this.pending.set(0, this.length);
+    this.onRestart?.();
+    this.onProgress?.(0);
   }
 
   /** Nobody wants these whole clusters any more. */

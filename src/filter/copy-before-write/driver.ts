@@ -91,6 +91,11 @@ class CopyBeforeWrite implements SnapshotAccess {
     this.#readable = newBitmap(length, clusterSize);
     this.#readable.merge(pending);
     this.#copied = newBitmap(length, clusterSize);
+    init.copy.onRestart = (): void => {
+      this.#readable.set(0, length);
+      this.#copied.clear();
+      this.#broken = undefined;
+    };
   }
 
   get bitmaps(): readonly DirtyBitmap[] {

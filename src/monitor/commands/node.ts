@@ -151,6 +151,58 @@ const setActive = defineCommand({
   },
 });
 
+const blockdevChange = defineCommand({
+  name: 'x-blockdev-change',
+  doc:
+    'Adds a node to those that a quorum has, or takes one away. Who adds one sees to it that it ' +
+    'holds what the others do.',
+  args: t.struct('q_obj_x-blockdev-change-arg', {
+    parent: t.str({ doc: 'device or node of the quorum' }),
+    child: t.optional(t.str({ doc: 'name of the child to remove: children.0, …' })),
+    node: t.optional(t.str({ doc: 'node to add, which nobody uses' })),
+  }),
+  since: '2.7',
+  features: ['unstable'],
+  run: async ({ graph }, args) => {
+    const parent = lookupNode(graph, args.parent, args.parent);
+    const { child: name, node } = args;
+    if (name !== undefined && node !== undefined) {
+      throw new QmpError('The parameters child and node are in conflict');
+    }
+    const change = name === undefined ? adding(graph, parent, node) : removing(parent, name);
+    await graph.drainBegin(parent);
+    try {
+      await change();
+    } finally {
+      graph.drainEnd(parent);
+    }
+  },
+});
+
+function adding(graph: BlockGraph, parent: BlockNode, name?: string): () => Promise<void> {
+  if (name === undefined) throw new QmpError('Either child or node must be specified');
+  const node = graph.tryNode(name);
+  if (node === undefined) throw new QmpError(`Node '${name}' not found`);
+  const { members } = parent.instance;
+  if (members === undefined) {
+    throw new QmpError(`The node ${parent.name} does not support adding a child`);
+  }
+  if (node.parents.size > 0) throw new QmpError(`The node ${name} already has a parent`);
+  return () => members.add(node);
+}
+
+function removing(parent: BlockNode, name: string): () => Promise<void> {
+  const child = parent.children.get(name);
+  if (child === undefined) {
+    throw new QmpError(`Node '${parent.name}' does not have child '${name}'`);
+  }
+  const { members } = parent.instance;
+  if (members === undefined) {
+    throw new QmpError(`The node ${parent.name} does not support removing a child`);
+  }
+  return () => members.remove(child);
+}
+
 const setIothread = defineCommand({
   name: 'x-blockdev-set-iothread',
   doc: 'Accepted: one loop serves all nodes, whatever threads were asked for.',
@@ -173,6 +225,7 @@ const setIothread = defineCommand({
 
 export const nodeCommands = [
   setActive,
+  blockdevChange,
   setIothread,
   setWriteThreshold,
   changeBackingFile,

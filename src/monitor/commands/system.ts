@@ -10,6 +10,7 @@ import { deviceCommands } from './device.js';
 import { migrationCommands } from './migration.js';
 import { mediumCommands } from './medium.js';
 import { snapshotJobCommands } from './snapshot-job.js';
+import { replicationCommands } from './replication.js';
 
 function machineOf({ machine }: MonitorContext): MachineControl {
   if (machine === undefined) throw new QmpError('There is no machine');
@@ -184,4 +185,5 @@ export const systemCommands = [
   ...mediumCommands,
   ...deviceCommands,
   ...[...migrationCommands, ...snapshotJobCommands].map((each) => onMachine(each)),
+  ...replicationCommands,
 ] as const;
