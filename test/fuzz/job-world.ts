@@ -324,10 +324,17 @@ export class World {
       this.guests.throwIfFailed();
       const jobs = await this.query();
       if (jobs.length === 0) return;
-      if (left === 0) throw new Error(`jobs do not end: ${JSON.stringify(jobs)}`);
+      if (left === 0) {
+        const last = [JSON.stringify(jobs), this.picture(), ...this.history.slice(-4)];
+        throw new Error(`jobs do not end: ${last.join('\n')}`);
+      }
       for (const { id, status } of jobs) {
         if (status === 'paused' || status === 'standby') await this.try('job-resume', { id });
-        if (status === 'ready') await this.try('job-complete', { id });
+        if (status === 'ready') {
+          // It copies what is left at its speed.
+          await this.try('block-job-set-speed', { device: id, speed: 0 });
+          await this.try('job-complete', { id });
+        }
         if (status === 'pending') await this.try('job-finalize', { id });
         if (status === 'running') {
           // One of a transaction that waits for others, or that only ends by being told to.
