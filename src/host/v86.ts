@@ -73,10 +73,31 @@ export interface V86Cpu {
   readonly memory_size: Uint32Array;
 }
 
+/** Where its display shows what it has; methods may be replaced, for it calls them by name. */
+export interface V86Screen {
+  get_text_screen(): readonly string[];
+  /** What the display adds to `flags` of a character that blinks. */
+  FLAG_BLINKING?: number;
+  /** Colours are 0xRRGGBB. */
+  put_char: (
+    row: number,
+    column: number,
+    char: number,
+    flags: number,
+    background: number,
+    foreground: number,
+  ) => void;
+  set_mode: (isGraphical: boolean) => void;
+  set_size_text: (columns: number, rows: number) => void;
+  set_size_graphical: (width: number, height: number) => void;
+  update_cursor: (row: number, column: number) => void;
+  update_cursor_scanline: (first: number, last: number, isVisible: boolean) => void;
+}
+
 export interface V86Emulator {
   readonly v86: { readonly cpu: V86Cpu };
   readonly bus: { send(name: string, data: unknown): void };
-  readonly screen_adapter: { get_text_screen(): readonly string[] };
+  readonly screen_adapter: V86Screen;
   add_listener(name: string, listener: (data: unknown) => void): void;
   run(): Promise<void>;
   stop(): Promise<void>;

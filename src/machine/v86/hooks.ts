@@ -22,6 +22,12 @@ const hooks: readonly (readonly [string, string])[] = [
   ['io', 'mmap_register'],
   ['rtc', 'cmos_write'],
   ['acpi', 'timer'],
+  ['screen', 'put_char'],
+  ['screen', 'set_mode'],
+  ['screen', 'set_size_text'],
+  ['screen', 'set_size_graphical'],
+  ['screen', 'update_cursor'],
+  ['screen', 'update_cursor_scanline'],
 ];
 
 /** Throws Error when something is not there that this adapter replaces or calls. */
@@ -32,6 +38,7 @@ export function checkHooks(emulator: V86Emulator, version: string): void {
     io: cpu.io,
     rtc: cpu.devices.rtc,
     acpi: cpu.devices.acpi,
+    screen: emulator.screen_adapter,
   };
   for (const [owner, name] of hooks) {
     const value: unknown = Reflect.get(owners[owner] ?? {}, name);

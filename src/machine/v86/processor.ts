@@ -18,6 +18,7 @@ import type { Processor } from '../processor.js';
 import { checkHooks } from './hooks.js';
 import { FixedFunction } from './pci.js';
 import { V86Ram } from './ram.js';
+import { TextScreen } from './screen.js';
 import { SerialPort } from './serial.js';
 
 const INTERRUPT_FLAG = 0x200;
@@ -82,6 +83,8 @@ const MOST_RAM = 2 ** 31 - 128 * 1024;
 export class V86Processor implements Processor {
   readonly ram: V86Ram;
   readonly serial: readonly SerialPort[];
+  /** What its display shows in text modes. */
+  readonly screen = new TextScreen();
   readonly #emulator: V86Emulator;
   readonly #cpu: V86Cpu;
   readonly #init: V86Init;
@@ -104,6 +107,7 @@ export class V86Processor implements Processor {
       uart === undefined ? [] : [this.#serialPort(uart, i)],
     );
     this.#reboot = cpu.reboot_internal.bind(cpu);
+    this.screen.watch(emulator.screen_adapter);
   }
 
   /** Throws Error when the package is not as it should be, RangeError for too much RAM. */

@@ -18,6 +18,8 @@ import { isTerminal } from '../terminal.js';
 import { versionText } from '../version.js';
 import type { V86Processor } from '../../machine/v86/processor.js';
 import { Consoles, serialWords } from './consoles.js';
+import { Curses } from './curses.js';
+import { checkDisplay, displayHelp, displayOf, readDisplay } from './display.js';
 import { SystemControl } from './control.js';
 import { driveHelp } from './drive-help.js';
 import { readDeviceWords } from './device-words.js';
@@ -35,7 +37,7 @@ import { machineHelp, readMachine } from './machines.js';
 import type { GivenOption } from './options.js';
 import { readSystemOptions, SystemUsageError, systemOptions } from './options.js';
 import type { GuestEnd } from './processor.js';
-import { makeGuest } from './processor.js';
+import { hasDisplay, makeGuest } from './processor.js';
 import { serveQtest, VirtualClock } from './qtest.js';
 
 /** As under QEMU's qtest accelerator every request counts as one of a millisecond. */
@@ -94,6 +96,7 @@ class System {
   #monitors = 0;
   #processor: V86Processor | undefined;
   #consoles: Consoles | undefined;
+  #curses: Curses | undefined;
   /** The guest ended, and the program with it. */
   #end: (status: number) => void = () => undefined;
   readonly #ended = new Promise<number>((resolve) => {
@@ -209,6 +212,7 @@ class System {
       await this.#each('qtest', (value) => this.#qtest(value));
       await this.#setUpMonitors();
       await this.#setUpSerial();
+      await this.#setUpDisplay();
       await this.#incoming();
       await this.#loadVm();
     }
@@ -234,6 +238,7 @@ class System {
         await this.#guest();
         if (hasMachine) await this.#each('qtest', (value) => this.#qtest(value));
         await this.#setUpSerial();
+        await this.#setUpDisplay();
         await this.#incoming();
         control.machine?.begin();
       } catch (e) {
@@ -246,12 +251,8 @@ class System {
 
   async #machine(): Promise<void> {
     await this.#each('display', (value) => {
-      const type = value.split(',')[0] ?? '';
-      if (isHelp(type)) throw new Ended('Available display backend types:\nnone\n');
-      if (type !== 'none') {
-        const text = `Display '${type}' is not available, please choose one of: none`;
-        throw new OptionError(text);
-      }
+      if (isHelp(value)) throw new Ended(displayHelp);
+      readDisplay(value);
     });
     const choose = (value: string): void => {
       if (isHelp(value)) throw new Ended(machineHelp());
@@ -270,6 +271,9 @@ class System {
       const others = acceleratorsOf(this.#given).filter((each) => accelerators.has(each));
       if (accelerator === 'kvm' && others.length > 0) return;
       throw new OptionError(`invalid accelerator ${accelerator}`);
+    });
+    await this.#each('display', () => {
+      checkDisplay(this.#given, this.#runsGuest());
     });
     if (this.#carrier === 'q35' && this.#runsGuest()) {
       throw new StartError(
@@ -376,7 +380,9 @@ class System {
 
   async #guestEnded(end: GuestEnd, error: unknown): Promise<void> {
     if (end === 'fault') {
-      this.#program.error(`The guest's processor failed: ${messageOf(error)}`);
+      const text = `The guest's processor failed: ${messageOf(error)}`;
+      if (this.#curses === undefined) this.#program.error(text);
+      else this.#curses.notice([text]);
       return;
     }
     this.#daemon.emit('SHUTDOWN', { guest: true, reason: `guest-${end}` });
@@ -395,8 +401,7 @@ class System {
       daemon: this.#daemon,
       ports: this.#processor.serial,
       quit: () => {
-        this.#daemon.emit('SHUTDOWN', { guest: false, reason: 'host-ui' });
-        this.#end(0);
+        this.#quit();
       },
     });
     this.#consoles = consoles;
@@ -409,6 +414,32 @@ class System {
         throw new StartError(`-serial ${each}`, e);
       }
     }
+  }
+
+  /** The last `-display` counts. */
+  async #setUpDisplay(): Promise<void> {
+    const processor = this.#processor;
+    if (processor === undefined || displayOf(this.#given) !== 'curses') return;
+    await this.#each('display', () => {
+      if (this.#daemon.chardevs.list().every(({ filename }) => filename !== 'stdio')) return;
+      throw new OptionError('the display curses has the terminal: stdio cannot be used beside it');
+    });
+    this.#curses = new Curses({
+      processor,
+      hasDisplay: hasDisplay(this.#given),
+      openMonitor: (stream) => {
+        this.#daemon.attachMonitor(stream);
+      },
+      quit: () => {
+        this.#quit();
+      },
+    });
+  }
+
+  /** The user wants the program to end. */
+  #quit(): void {
+    this.#daemon.emit('SHUTDOWN', { guest: false, reason: 'host-ui' });
+    this.#end(0);
   }
 
   async #setUpMonitors(): Promise<void> {
@@ -452,6 +483,7 @@ class System {
   }
 
   async #close(): Promise<void> {
+    this.#curses?.close();
     this.#consoles?.close();
     await this.#control.migration.close();
     // Anonymous users of drives' nodes are gone by then: exports and jobs end in the daemon.

@@ -57,6 +57,10 @@ export interface MuxInit {
   readonly openMonitor: (stream: ByteStream) => void;
   /** Ctrl-A X */
   readonly quit: () => void;
+  /** Ctrl-A C; before the monitor says anything. */
+  readonly onSwitch?: (inMonitor: boolean) => void;
+  /** Ctrl-A H; default: the lines are written. */
+  readonly onHelp?: (lines: readonly string[]) => void;
 }
 
 export class Mux {
@@ -116,6 +120,7 @@ export class Mux {
         return;
       case 'c':
         this.#inMonitor = !this.#inMonitor;
+        this.#init.onSwitch?.(this.#inMonitor);
         if (this.#inMonitor && this.#monitor === undefined) {
           this.#monitor = new End(this.#init.stream);
           this.#init.openMonitor(this.#monitor);
@@ -123,7 +128,8 @@ export class Mux {
         return;
       case 'h':
       case '?':
-        this.#say(...help);
+        if (this.#init.onHelp === undefined) this.#say(...help);
+        else this.#init.onHelp(help);
         return;
       default:
         if (byte === ESCAPE) this.#pass(new Uint8Array([ESCAPE]));

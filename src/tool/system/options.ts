@@ -104,7 +104,7 @@ export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
       'DEVICE',
       'where a serial port is connected: stdio, mon:stdio, file:PATH, unix:PATH, tcp:…, none',
     ),
-    used('display', 'TYPE', 'none: there is no other'),
+    used('display', 'TYPE', "none, or curses: the guest's text screen in the terminal"),
     used('vga', 'TYPE', 'none: a guest without a display'),
     used('kernel', 'FILE', 'a Linux kernel that firmware starts without a boot loader'),
     used('initrd', 'FILE', 'its initial RAM disk'),

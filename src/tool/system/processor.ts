@@ -54,17 +54,23 @@ function readLinux(value: (name: string) => string | undefined): LinuxFiles | un
   };
 }
 
+/** Whether the guest has a VGA card. */
+export function hasDisplay(given: readonly GivenOption[]): boolean {
+  const cards = given.filter(({ name }) => name === 'vga');
+  if (cards.length > 0) return cards.at(-1)?.value !== 'none';
+  return !given.some(({ name }) => name === 'nodefaults');
+}
+
 /** Makes the machine with its processor. Throws OptionError, HostError, RangeError. */
 export async function makeGuest(init: ProcessorInit): Promise<GuestMachine> {
   const all = (name: string): string[] =>
     init.given.filter((each) => each.name === name).map((each) => each.value);
   const has = (name: string): boolean => init.given.some((each) => each.name === name);
   const linux = readLinux((name) => all(name).at(-1));
-  const hasDisplay = all('vga').at(-1) !== 'none' && !has('nodefaults');
   const images = loadFirmware({
     bios: all('bios').at(-1),
     folders: all('L'),
-    display: hasDisplay || has('vga'),
+    display: hasDisplay(init.given),
   });
   return createGuestMachine({
     ...init.machine,
