@@ -39,6 +39,11 @@ export class FwCfg {
     this.#items.set(KEY_CPUS, new Uint8Array([1, 0]));
   }
 
+  /** Adds or replaces a numbered item. */
+  setItem(key: number, data: Uint8Array): void {
+    this.#items.set(key, data);
+  }
+
   /** Adds or replaces a file. */
   setFile(name: string, data: Uint8Array): void {
     this.#files.set(name, data);

@@ -21,6 +21,8 @@ import { pcChipset, q35Chipset } from './chipset.js';
 import { hostClock } from './clock.js';
 import { Cmos } from './cmos.js';
 import { Dma8237 } from './dma8237.js';
+import type { BootOptions } from './boot.js';
+import { publishBoot, publishBootOrder } from './boot.js';
 import { FwCfg, textItem } from './fw-cfg.js';
 import { Interrupts } from './interrupts.js';
 import type { LinuxBoot } from './linux-boot.js';
@@ -40,15 +42,6 @@ export interface GlobalProperty {
   readonly driver: string;
   readonly property: string;
   readonly value: string;
-}
-
-export interface BootOptions {
-  /** Letters a, c, d, n; default `cad`. */
-  readonly order?: string;
-  /** Until the first reset. */
-  readonly once?: string;
-  /** Firmware looks whether a floppy can be booted; default true. */
-  readonly checkFloppy?: boolean;
 }
 
 export interface MachineInit {
@@ -153,6 +146,7 @@ export class Machine {
     this.cmos = new Cmos(() => new Date());
     this.cmos.setMemory(this.ram.bytes, this.ram.lowBytes);
     this.fwCfg = new FwCfg(this.ram.bytes);
+    publishBoot(this.fwCfg, init.boot ?? {});
     this.dma = new Dma8237(this.ram);
     this.dma.map(this.ports);
     this.#bootOrder = init.boot?.once ?? init.boot?.order ?? DEFAULT_BOOT;
@@ -536,7 +530,7 @@ export class Machine {
     order.sort((a, b) => a.index - b.index);
     const paths = order.map(({ path }) => path);
     if (this.#bootRom !== undefined) paths.unshift(this.#bootRom);
-    this.fwCfg.setFile('bootorder', textItem(paths.join('\n')));
+    publishBootOrder(this.fwCfg, paths, this.#init.boot ?? {});
   }
 
   // --- state (state/machine-state.ts)

@@ -8,7 +8,8 @@ import type { InTerminal } from '../support/terminal.js';
 import { inTerminal } from '../support/terminal.js';
 
 const program = binPath('vdisk-system');
-const LIMIT = 120_000;
+const LIMIT = 60_000;
+const SOON = { timeout: LIMIT };
 
 /** Firmware that has nothing to boot from, and its menu. */
 async function firmware(size: readonly [number, number] = [100, 30]): Promise<InTerminal> {
@@ -17,7 +18,7 @@ async function firmware(size: readonly [number, number] = [100, 30]): Promise<In
 }
 
 const shows = (started: InTerminal, text: string): Promise<void> =>
-  expect.poll(() => started.terminal.lines().join('\n'), { timeout: LIMIT }).toContain(text);
+  expect.poll(() => started.terminal.lines().join('\n'), SOON).toContain(text);
 
 async function isRestored({ terminal, settings }: InTerminal): Promise<void> {
   expect(terminal.isAlternate).toBe(false);
@@ -34,15 +35,15 @@ requiresFirmware('script', 'stty')('-display curses', () => {
       await shows(guest, 'No bootable device.');
       expect(await guest.settings()).toContain('-icanon');
       await guest.resize(20, 3);
-      await expect.poll(() => guest.terminal.lines().length).toBeLessThanOrEqual(3);
+      await expect.poll(() => guest.terminal.lines().length, SOON).toBeLessThanOrEqual(3);
       await guest.resize(100, 30);
       await shows(guest, 'SeaBIOS (version');
       guest.type('\x01h');
       await shows(guest, 'C-a x    exit emulator');
       guest.type('\x01c');
-      await expect.poll(() => guest.terminal.isAlternate).toBe(false);
+      await expect.poll(() => guest.terminal.isAlternate, SOON).toBe(false);
       guest.type('info status\r');
-      await expect.poll(() => guest.terminal.outside).toContain('VM status: running');
+      await expect.poll(() => guest.terminal.outside, SOON).toContain('VM status: running');
       guest.type('\x01c');
       await shows(guest, 'No bootable device.');
       guest.type('\x01x');

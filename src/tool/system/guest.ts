@@ -6,17 +6,17 @@ import { messageOf } from '../../block/errors.js';
 import { deviceTypes } from '../../catalog/devices.js';
 import { deviceHelp, deviceListHelp } from '../../machine/device-help.js';
 import { SteppedClock } from '../../machine/clock.js';
-import type { BootOptions, GlobalProperty, MachineInit } from '../../machine/machine.js';
+import type { GlobalProperty, MachineInit } from '../../machine/machine.js';
 import { Machine } from '../../machine/machine.js';
 import type { Drive } from '../../monitor/machine.js';
 import { parseJson } from '../../lib/json-text.js';
 import { scanSize } from '../../lib/sizes.js';
 import { isObject } from '../../block/node-options.js';
 import { isJsonArgument } from '../../options/keyval.js';
-import { optBool } from '../../options/opt-values.js';
 import { OptionError } from '../../options/option-error.js';
 import { parseOpts } from '../../options/qemu-opts.js';
 import type { Daemon } from '../daemon/run.js';
+import { readBoot } from './boot.js';
 import type { SystemControl } from './control.js';
 import type { GivenOption } from './options.js';
 
@@ -78,26 +78,6 @@ export function readMemory(text: string): number {
   }
   // Whole pages.
   return Math.ceil(result.bytes / 8192) * 8192;
-}
-
-/** `-boot`, all of them together. */
-export function readBoot(texts: readonly string[], checkFloppy: boolean): BootOptions {
-  const boot: { order?: string; once?: string; checkFloppy: boolean } = { checkFloppy };
-  for (const text of texts) {
-    const { values } = parseOpts(text, { implied: 'order' });
-    for (const [name, value] of values) {
-      if (name === 'order' || name === 'once') {
-        if (!/^[a-p]*$/.test(value)) {
-          throw new OptionError(`Invalid boot device for '${value}'`);
-        }
-        boot[name] = value;
-      } else if (name === 'menu' || name === 'strict') optBool(name, value);
-      else if (!['splash', 'splash-time', 'reboot-timeout'].includes(name)) {
-        throw new OptionError(`Invalid parameter '${name}'`);
-      }
-    }
-  }
-  return boot;
 }
 
 /** `-global DRIVER.PROPERTY=VALUE`. Throws OptionError. */

@@ -212,7 +212,7 @@ class System {
       await this.#each('qtest', (value) => this.#qtest(value));
       await this.#setUpMonitors();
       await this.#setUpSerial();
-      await this.#setUpDisplay();
+      this.#setUpDisplay();
       await this.#incoming();
       await this.#loadVm();
     }
@@ -238,7 +238,7 @@ class System {
         await this.#guest();
         if (hasMachine) await this.#each('qtest', (value) => this.#qtest(value));
         await this.#setUpSerial();
-        await this.#setUpDisplay();
+        this.#setUpDisplay();
         await this.#incoming();
         control.machine?.begin();
       } catch (e) {
@@ -272,7 +272,7 @@ class System {
       if (accelerator === 'kvm' && others.length > 0) return;
       throw new OptionError(`invalid accelerator ${accelerator}`);
     });
-    await this.#each('display', () => {
+    this.#lastDisplay(() => {
       checkDisplay(this.#given, this.#runsGuest());
     });
     if (this.#carrier === 'q35' && this.#runsGuest()) {
@@ -416,11 +416,22 @@ class System {
     }
   }
 
-  /** The last `-display` counts. */
-  async #setUpDisplay(): Promise<void> {
+  /** Does something for the last `-display`, which counts. */
+  #lastDisplay(check: () => void): void {
+    const last = this.#given.findLast(({ name }) => name === 'display');
+    if (last === undefined) return;
+    try {
+      check();
+    } catch (e) {
+      if (e instanceof BugError) throw e;
+      throw new StartError(last.written, e);
+    }
+  }
+
+  #setUpDisplay(): void {
     const processor = this.#processor;
     if (processor === undefined || displayOf(this.#given) !== 'curses') return;
-    await this.#each('display', () => {
+    this.#lastDisplay(() => {
       if (this.#daemon.chardevs.list().every(({ filename }) => filename !== 'stdio')) return;
       throw new OptionError('the display curses has the terminal: stdio cannot be used beside it');
     });

@@ -80,7 +80,11 @@ export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
     used('fdb', 'FILE', 'the second floppy drive'),
     used('global', 'DRIVER.PROPERTY=VALUE', 'a property of all devices of a kind'),
     used('m', 'SIZE', 'memory of the guest; MiB without a suffix'),
-    used('boot', '[order=]abcdn[,once=…]', 'what firmware boots from'),
+    used(
+      'boot',
+      '[order=]acdn[,once=acdn]',
+      'what firmware boots from; menu=on, splash-time=MS, reboot-timeout=MS, strict=on',
+    ),
     used('no-fd-bootchk', undefined, 'firmware does not look whether a floppy can be booted'),
     used('nodefaults', undefined, 'no drives but those that are asked for'),
     used('blockdev', 'OPTIONS', 'open a node, as the command blockdev-add does; JSON or dotted'),
