@@ -23,17 +23,21 @@ import type { DriverStatus } from '../block/types.js';
 import { Perm, Req, Role } from '../block/types.js';
 import { Iov } from '../lib/iov.js';
 import type { Infer } from '../options/schema.js';
-import { fieldsOf, parseValue, t } from '../options/schema.js';
+import { parseValue, t } from '../options/schema.js';
 
 /** Most children, as in QEMU. */
 const MOST_CHILDREN = 32;
 const SECTOR = 512;
 
+const flags = {
+  blkverify: t.bool({ default: false, doc: 'fail at the first difference of two children' }),
+  'rewrite-corrupted': t.bool({ default: false, doc: 'repair children that were outvoted' }),
+};
+
 /** BlockdevOptionsQuorum without the children. */
 export const quorumOptions = t.struct('BlockdevOptionsQuorum', {
   'vote-threshold': t.int({}, { default: 0, doc: 'children that must agree' }),
-  blkverify: t.bool({ default: false, doc: 'fail at the first difference of two children' }),
-  'rewrite-corrupted': t.bool({ default: false, doc: 'repair children that were outvoted' }),
+  ...flags,
   'read-pattern': t.str({
     default: 'quorum',
     doc: 'quorum: vote on reads; fifo: first that works',
@@ -335,10 +339,12 @@ export const quorumDriver: Driver = {
   kind: 'filter',
   needsFile: false,
   primaryChild: 'children.0',
+  // In QAPI's order: of two wrong members the first is told.
   blockdev: t.struct('BlockdevOptionsQuorum', {
-    ...fieldsOf(quorumOptions),
+    blkverify: flags.blkverify,
     children: t.arrayOf(blockdevRef),
     'vote-threshold': t.int({}, { doc: 'children that must agree' }),
+    'rewrite-corrupted': flags['rewrite-corrupted'],
     'read-pattern': t.enumOf('quorum', 'fifo', { name: 'QuorumReadPattern', default: 'quorum' }),
   }),
   optionNames: ['children', 'vote-threshold', 'blkverify', 'rewrite-corrupted', 'read-pattern'],
