@@ -2,6 +2,7 @@
 import { expect, it } from 'vitest';
 import { publishBoot, publishBootOrder } from './boot.js';
 import type { BootOptions } from './boot.js';
+import { Cmos } from './cmos.js';
 import { FwCfg } from './fw-cfg.js';
 
 const DIRECTORY = 0x19;
@@ -48,4 +49,10 @@ it('strict: firmware halts after the last device, if there is one', () => {
   expect(text({}, ['/a', '/b'])).toBe('/a\n/b\0');
   expect(text({ strict: true }, ['/a', '/b'])).toBe('/a\n/b\nHALT\0');
   expect(text({ strict: true }, [])).toBe('\0');
+});
+
+it('the letters a and b both stand for the floppy drives, as in QEMU', () => {
+  const cmos = new Cmos(() => new Date(0));
+  cmos.setBoot('bc', true);
+  expect([cmos.bytes[0x3d], cmos.bytes[0x38]]).toEqual([0x21, 0]);
 });

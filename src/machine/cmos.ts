@@ -14,8 +14,8 @@ const TRANSLATION = 0x39;
 const EXTENDED = 0xf;
 const USER_TYPE = 47;
 
-/** What a letter of `-boot order=` stands for. */
-const bootCodes: Readonly<Record<string, number>> = { a: 1, c: 2, d: 3, n: 4 };
+/** What a letter of `-boot order=` stands for: a and b are the same. */
+const bootCodes: Readonly<Record<string, number>> = { a: 1, b: 1, c: 2, d: 3, n: 4 };
 
 /** Binary-coded decimal. */
 function bcd(value: number): number {

@@ -13,7 +13,7 @@ it.each([
   [['-m', '64,foo=1'], "Invalid parameter 'foo'"],
   [['-display', 'curses'], '-display curses: no guest runs here'],
   [['-boot', 'order=xy'], "Invalid boot device 'x'"],
-  [['-boot', 'once=e'], "Invalid boot device for PC: 'e'"],
+  [['-boot', 'order=b', '-boot', 'once=e'], "Invalid boot device for PC: 'e'"],
   [['-boot', 'dd'], "Boot device 'd' was given twice"],
   [['-boot', 'acdn'], 'Too many boot devices for PC'],
   [['-boot', 'menu=1'], "Parameter 'boot.menu' expects 'on' or 'off'"],

@@ -44,7 +44,7 @@ function readOrder(letters: string): string {
   }
   if (letters.length > 3) throw new OptionError('Too many boot devices for PC');
   for (const letter of letters) {
-    if (!'acdn'.includes(letter)) throw new OptionError(`Invalid boot device for PC: '${letter}'`);
+    if (!'abcdn'.includes(letter)) throw new OptionError(`Invalid boot device for PC: '${letter}'`);
   }
   return letters;
 }

@@ -82,7 +82,7 @@ export const systemOptions: ReadonlyMap<string, SystemOption> = new Map(
     used('m', 'SIZE', 'memory of the guest; MiB without a suffix'),
     used(
       'boot',
-      '[order=]acdn[,once=acdn]',
+      '[order=]abcdn[,once=…]',
       'what firmware boots from; menu=on, splash-time=MS, reboot-timeout=MS, strict=on',
     ),
     used('no-fd-bootchk', undefined, 'firmware does not look whether a floppy can be booted'),
