@@ -172,6 +172,15 @@ const WARM_UP = {
   vdisk: [['img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M']],
 };
 
+/**
+ * Whether a file of dist/tool is a bundle that is made no more. What the library takes from the
+ * tools stands beside the bundles, and tsc, which keeps account of it, writes it only once.
+ */
+export function isStale(name, wanted) {
+  if (!/\.(cjs|js)$/.test(name) || wanted.has(name)) return false;
+  return !existsSync(join(root, 'src/tool', name.replace(/\.js$/, '.ts')));
+}
+
 function removeOld(tools, workers) {
   const wanted = new Set([
     ...tools.map((name) => `${name}.cjs`),
@@ -179,7 +188,7 @@ function removeOld(tools, workers) {
   ]);
   for (const name of readdirSync(out)) {
     const path = join(out, name);
-    if (/\.(cjs|js)$/.test(name) && !wanted.has(name)) rmSync(path);
+    if (isStale(name, wanted)) rmSync(path);
     // The cache of an older bundle may be in use by a tool that starts right now.
     const age = Date.now() - statSync(join(out, name), { throwIfNoEntry: false })?.mtimeMs;
     if (/\.(cache|tmp)$/.test(name) && age > 3_600_000) rmSync(path, { force: true });
