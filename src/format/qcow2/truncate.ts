@@ -173,9 +173,24 @@ async function shrinkFile(image: Qcow2Image): Promise<void> {
   }
 }
 
+/**
+ * Behind the end of a disk stands VM state that a snapshot brought which was applied, or that a
+ * program left which died as it saved it. Where the disk grows over it, it is given up.
+ */
+async function dropVmStateUnder(image: Qcow2Image, bytes: number): Promise<void> {
+  const { g, l1, vmStateOffset } = image;
+  const end = Math.min(l1.size, l1EntriesFor(g, bytes));
+  for (let i = vmStateOffset / g.l2Coverage; i < end; i++) {
+    if (l1.l2Offset(i) === 0) continue;
+    const from = i * g.l2Coverage;
+    await discardLocked(image, from, from + g.l2Coverage, 'always', true);
+  }
+}
+
 async function grow(image: Qcow2Image, bytes: number, options: TruncateOptions): Promise<void> {
   const { g, size, backing } = image;
   try {
+    await dropVmStateUnder(image, bytes);
     await growL1(image, l1EntriesFor(g, bytes), true);
   } catch (e) {
     throw withErrno('Failed to grow the L1 table', e);
