@@ -176,4 +176,36 @@ describe('a snapshot of a machine', () => {
       }
     }
   });
+
+  it('leaves the older one of its name when a disk cannot have the new one', async () => {
+    const vm = await whole();
+    for (const disk of vm.disks) await disk.write(0, filled(MiB, 0x11));
+    await vm.snapshots.save('s', {}, true);
+    for (const disk of vm.disks) await disk.write(0, filled(MiB, 0x22));
+    const [a, b] = vm.disks.map(({ node }) => node.instance.snapshots);
+    if (a === undefined || b === undefined) throw new Error('no snapshots');
+    const create = b.create.bind(b);
+    b.create = async () => Promise.reject(new BlockError('ENOSPC'));
+    expect(await failure(vm.snapshots.save('s', {}, true))).toBe(
+      "Error while creating snapshot on 'b': No space left on device",
+    );
+    expect(await vm.names()).toEqual([['s'], ['s']]);
+    // What was made cannot be taken back either: the first error is told, the rest is done.
+    const remove = a.delete.bind(a);
+    a.delete = async () => Promise.reject(new BlockError('EIO'));
+    b.create = async (wanted) => {
+      await create(wanted);
+      throw new BlockError('ENOSPC');
+    };
+    expect(await failure(vm.snapshots.save('s', {}, true))).toBe(
+      "Error while creating snapshot on 'b': No space left on device",
+    );
+    expect(await vm.names()).toEqual([['s', 's'], ['s']]);
+    a.delete = remove;
+    await a.delete('2', undefined);
+    await vm.snapshots.load('s', {});
+    for (const disk of vm.disks) {
+      expect(await readBytes(disk, 0, 4)).toEqual(new Uint8Array(4).fill(0x11));
+    }
+  });
 });

@@ -2,7 +2,8 @@
  * Snapshots of a whole machine: of all its disks, and of its state in the VM state area of one.
  *
  * Invariants
- *  MV1  All disks get the snapshot or none: what was made before a failure is deleted again.
+ *  MV1  All disks get the snapshot or none: what was made before a failure is deleted again, and
+ *       an older one of its name stays until every disk has the new one.
  *  MV2  Whether it succeeds or not, saving leaves the guest running if it ran.
  *  MV3  Nothing changes before loading has found the snapshot on all disks and its state whole and
  *       of a machine like this one. What fails after that leaves the guest standing still.
@@ -158,10 +159,7 @@ export class MachineSnapshots {
       await saveMachine(host.machine, identity, writer, hot);
       await writer.end();
       await sink.finish();
-      for (const { snapshots, found } of await holders(disks, name)) {
-        await snapshots.delete(found.id, found.name);
-      }
-      await this.#create(name, disks, stateDisk, sink.bytes);
+      await this.#replace(name, disks, stateDisk, sink.bytes);
     } catch (e) {
       // What cannot be given back will be written over by the next one.
       await instance.dropVmState?.(sink.bytes).catch(() => undefined);
@@ -169,14 +167,16 @@ export class MachineSnapshots {
     }
   }
 
-  async #create(
+  /** Those of the name give way only when every disk has the new one (MV1). */
+  async #replace(
     name: string,
     disks: readonly Disk[],
     stateDisk: Disk,
     stateBytes: number,
   ): Promise<void> {
+    const older = new Map<Disk, readonly SnapshotInfo[]>();
+    for (const disk of disks) older.set(disk, await disk.snapshots.list());
     const now = Date.now();
-    const made: Disk[] = [];
     for (const disk of disks) {
       try {
         await disk.snapshots.create({
@@ -187,12 +187,14 @@ export class MachineSnapshots {
           dateSec: Math.floor(now / 1000),
           dateNsec: (now % 1000) * 1_000_000,
         });
-        made.push(disk);
       } catch (e) {
-        for (const { snapshots } of made) await snapshots.delete(undefined, name);
+        for (const [each, before] of older) await takeBack(each, before).catch(() => undefined);
         const device = deviceOrNodeName(disk.node);
         throw new QmpError(`Error while creating snapshot on '${device}': ${messageOf(e)}`);
       }
+    }
+    for (const [{ snapshots }, before] of older) {
+      for (const each of before) if (each.name === name) await snapshots.delete(each.id, name);
     }
   }
 
@@ -322,8 +324,17 @@ function checkJobs(disks: readonly Disk[]): void {
   }
 }
 
+/** Deletes what a disk did not have before; by number, for an older one can have the name too. */
+async function takeBack({ snapshots }: Disk, before: readonly SnapshotInfo[]): Promise<void> {
+  const known = new Set(before.map(({ id }) => id));
+  for (const { id } of await snapshots.list()) {
+    if (!known.has(id)) await snapshots.delete(id, undefined);
+  }
+}
+
+/** The newest of a name: an older one can be left when it could not give way. */
 function find(list: readonly SnapshotInfo[], name: string): SnapshotInfo | undefined {
-  return list.find((each) => each.name === name);
+  return list.findLast((each) => each.name === name);
 }
 
 /** The disks that have a snapshot of this name, with it. */
