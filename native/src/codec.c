@@ -153,7 +153,10 @@ static int32_t run_deflate(struct slot *s, struct codec *c) {
   return 0;
 }
 
-/* s->offset: windowBits, negative for a raw stream. -EBADMSG: damaged or too short. */
+/*
+ * s->offset: windowBits, negative for a raw stream. -EBADMSG: damaged or too short; of a zlib
+ * stream also too long, for it has an end and a checksum.
+ */
 static int32_t run_inflate(struct slot *s, struct codec *c) {
   struct z_stream *z = &c->inflate;
   int window = (int)s->offset;
@@ -163,7 +166,8 @@ static int32_t run_inflate(struct slot *s, struct codec *c) {
   c->inflate_made = true;
   point(z, s);
   r = lib.inflate(z, Z_FINISH);
-  if (r != Z_STREAM_END && r != Z_OK && r != Z_BUF_ERROR) return -EBADMSG;
+  bool begun = window < 0 && (r == Z_OK || r == Z_BUF_ERROR);
+  if (r != Z_STREAM_END && !begun) return -EBADMSG;
   return z->avail_out == 0 ? 0 : -EBADMSG;
 }
 

@@ -29,11 +29,15 @@ export interface Compression {
   ): Promise<Uint8Array | undefined>;
   /**
    * Raw inflate into exactly `output`; bytes of `input` after the end of the
-   * stream are ignored. Rejects with CompressionError if the stream yields fewer
-   * bytes, or is damaged.
+   * stream are ignored, and so is what the stream yields beyond `output`, which is
+   * not even made. Rejects with CompressionError if the stream yields fewer bytes,
+   * or is damaged.
    */
   inflateRaw(input: Uint8Array, output: Uint8Array, windowBits: number): Promise<void>;
-  /** As {@link inflateRaw} for a zlib stream (RFC 1950). */
+  /**
+   * As {@link inflateRaw} for a zlib stream (RFC 1950), which must end where `output`
+   * does: what yields more is left as soon as it does, with CompressionError.
+   */
   inflate(input: Uint8Array, output: Uint8Array): Promise<void>;
   /** One zstd frame (RFC 8878) with the codec's default level; undefined as in deflateRaw. */
   zstdCompress(input: Uint8Array, limit: number): Promise<Uint8Array | undefined>;

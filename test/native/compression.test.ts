@@ -80,6 +80,24 @@ for (const [name, library] of Object.entries({ addon: tryNativeZlib(), 'node:zli
     await expect(codec.inflate(damaged, out, -12)).rejects.toThrow(CompressionError);
   });
 
+  zlibTest(`zlib (${name}): a zlib stream ends where the output does`, async () => {
+    const random = seededRandom();
+    const data = cluster(random);
+    const packed = zlib.deflateSync(data);
+    const whole = new Uint8Array(CLUSTER);
+    await codec.inflate(followed(packed, random), whole, 15);
+    expect(same(whole, data)).toBe(true);
+    const refused = (stream: Uint8Array, bytes: number) =>
+      expect(codec.inflate(stream, new Uint8Array(bytes), 15)).rejects.toThrow(CompressionError);
+    await refused(packed, CLUSTER - 1);
+    await refused(packed, CLUSTER + 1);
+    await refused(packed.subarray(0, packed.byteLength - 1), CLUSTER);
+    const wrongSum = Uint8Array.from(packed);
+    wrongSum[wrongSum.length - 1]! ^= 1;
+    await refused(wrongSum, CLUSTER);
+    await refused(zlib.deflateSync(new Uint8Array(64 * 1024 * 1024)), CLUSTER);
+  });
+
   zlibTest(`zlib (${name}): settings and windows one after another`, async () => {
     const random = seededRandom();
     const data = cluster(random);

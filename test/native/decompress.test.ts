@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { ByteSource, Packing } from '../../src/host/node/decompress.js';
 import { decompressed, packingOf } from '../../src/host/node/decompress.js';
-import { Random, requires, runOk, tempDir } from '../support/index.js';
+import { Random, requires, runOk, seededRandom, tempDir } from '../support/index.js';
 
 const tools: readonly Packing[] = ['gzip', 'xz', 'zstd', 'bzip2'];
 
@@ -85,6 +85,72 @@ for (const tool of tools) {
     });
   });
 }
+
+requires('bzip2')('bzip2, by its parts', () => {
+  const unpacked = async (packed: Uint8Array): Promise<Buffer> => {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of decompressed('bzip2', inPieces(packed))) pieces.push(piece);
+    return Buffer.concat(pieces);
+  };
+
+  it('reads runs of all lengths, long texts, nothing, and zeroes behind it', async () => {
+    const random = seededRandom();
+    const runs: Uint8Array[] = [];
+    for (let i = 0; i < 3000; i++) {
+      const bytes = random.chance(0.5) ? random.int(1, 6) : random.int(250, 520);
+      runs.push(new Uint8Array(bytes).fill(random.int(0, 2)));
+    }
+    const parts = [Buffer.concat(runs), random.bytes(1_000_000), Buffer.from('x'), Buffer.alloc(0)];
+    for (const part of parts) {
+      const packed = await pack('bzip2', part, `-${random.int(1, 9)}`);
+      expect(Buffer.compare(await unpacked(packed), part)).toBe(0);
+      const padded = Buffer.concat([packed, Buffer.alloc(random.int(1, 1000))]);
+      expect(Buffer.compare(await unpacked(padded), part)).toBe(0);
+      await expect(unpacked(Buffer.concat([padded, Buffer.from('x')]))).rejects.toThrow('damaged');
+    }
+  });
+
+  it('ends with data or an error whatever the bits are', { timeout: 60_000 }, async () => {
+    const random = seededRandom();
+    const text = Buffer.concat([random.bytes(3000), Buffer.alloc(100_000, 'abc')]);
+    const packed = await pack('bzip2', text);
+    let refused = 0;
+    for (let i = 0; i < 300; i++) {
+      const damaged = Uint8Array.from(packed);
+      for (let n = random.int(1, 6); n > 0; n--) {
+        const at = random.int(4, random.pick([60, damaged.length - 1]));
+        damaged[at]! ^= 1 << random.int(0, 7);
+      }
+      try {
+        expect(Buffer.compare(await unpacked(damaged), text)).toBe(0);
+      } catch (e) {
+        expect((e as Error).name).toBe('CompressionError');
+        refused++;
+      }
+    }
+    expect(refused).toBeGreaterThan(200);
+  });
+
+  it('refuses a run without end, at once', async () => {
+    // A block of one byte value with codes of two bits, then RUNA again and again, with no end.
+    let bits = '';
+    const put = (value: number, count: number): void => {
+      bits += value.toString(2).padStart(count, '0');
+    };
+    for (const byte of [0x42, 0x5a, 0x68, 0x39, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]) put(byte, 8);
+    put(0, 32 + 1 + 24);
+    put(0x8000, 16);
+    put(0x8000, 16);
+    put(2, 3);
+    put(1000, 15);
+    bits += '0'.repeat(1000);
+    for (let code = 0; code < 2; code++) bits += '00010' + '0'.repeat(3);
+    bits += '0'.repeat(2 * 32 + 2) + '01'.repeat(100);
+    const bytes = bits.match(/.{1,8}/gu) ?? [];
+    const packed = Uint8Array.from(bytes, (byte) => parseInt(byte.padEnd(8, '0'), 2));
+    await expect(unpacked(packed)).rejects.toThrow('bzip2 data is damaged');
+  });
+});
 
 describe('files of other kinds', () => {
   it('are not taken for compressed', () => {

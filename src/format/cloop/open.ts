@@ -6,12 +6,15 @@ import type { BlockLimits } from '../../block/types.js';
 import { Role } from '../../block/types.js';
 import type { Compression } from '../../host/compression.js';
 import { CompressionError } from '../../host/compression.js';
+import { ByteGate } from '../../lib/byte-gate.js';
 import { Iov } from '../../lib/iov.js';
 import { begun } from '../../lib/settle-all.js';
 import type { CloopHeader } from './header.js';
 import { HEADER_BYTES, parseHeader, parseOffsets } from './header.js';
 
 const SECTOR = 512;
+/** Bytes of blocks, before and after, that are unpacked at once: one of the largest. */
+const UNPACKING_BYTES = 192 * 1024 * 1024;
 
 /** Throws EACCES where writing is asked for, EINVAL for a bad header. */
 export async function openCloop(context: OpenContext): Promise<DriverInstance> {
@@ -35,6 +38,7 @@ class CloopInstance implements DriverInstance {
   readonly #compression: Compression;
   /** The block that was read last, for small reads in order. */
   #kept: { readonly index: number; readonly data: Promise<Uint8Array> } | undefined;
+  readonly #gate = new ByteGate(UNPACKING_BYTES);
 
   constructor(file: Child, header: CloopHeader, offsets: Float64Array, compression: Compression) {
     this.#file = file;
@@ -65,14 +69,20 @@ class CloopInstance implements DriverInstance {
 
   #block(index: number): Promise<Uint8Array> {
     if (this.#kept?.index === index) return this.#kept.data;
-    const data = this.#inflate(index);
+    const { start, bytes } = this.#place(index);
+    const taken = bytes + this.#header.blockBytes;
+    const data = this.#gate.run(taken, () => this.#inflate(start, bytes));
     this.#kept = { index, data: begun(data) };
     return data;
   }
 
-  async #inflate(index: number): Promise<Uint8Array> {
+  /** Where a block is stored. */
+  #place(index: number): { start: number; bytes: number } {
     const start = this.#offsets[index] ?? 0;
-    const bytes = (this.#offsets[index + 1] ?? start) - start;
+    return { start, bytes: (this.#offsets[index + 1] ?? start) - start };
+  }
+
+  async #inflate(start: number, bytes: number): Promise<Uint8Array> {
     if (start + bytes > this.#file.size) throw new BlockError('EIO');
     const packed = new Uint8Array(bytes);
     if (bytes > 0) await this.#file.read(start, Iov.of(packed));

@@ -86,4 +86,6 @@ export const Limit = {
   chunkBytes: 64 * 1024 * 1024,
   /** Bytes of the property list or of the resource fork: QEMU's limit. */
   listBytes: 16 * 1024 * 1024,
+  /** Bytes of chunks, before and after, that are unpacked at once: one of the largest. */
+  unpackingBytes: 128 * 1024 * 1024,
 } as const;

@@ -7,6 +7,7 @@ import { Role } from '../../block/types.js';
 import type { Compression } from '../../host/compression.js';
 import { CompressionError } from '../../host/compression.js';
 import type { FileRun } from '../../host/file.js';
+import { ByteGate } from '../../lib/byte-gate.js';
 import { decodeFields } from '../../lib/fields.js';
 import { Iov } from '../../lib/iov.js';
 import { begun } from '../../lib/settle-all.js';
@@ -103,6 +104,7 @@ class DmgInstance implements DriverInstance {
   /** Chunks that were unpacked last, the latest at the end. */
   readonly #kept = new Map<number, Promise<Uint8Array>>();
   #keptBytes = 0;
+  readonly #gate = new ByteGate(Limit.unpackingBytes);
 
   constructor(file: Child, chunks: readonly Chunk[], compression: Compression) {
     this.#file = file;
@@ -163,7 +165,8 @@ class DmgInstance implements DriverInstance {
 
   #unpacked(index: number, chunk: Chunk): Promise<Uint8Array> {
     const found = this.#kept.get(index);
-    const data = found ?? begun(this.#unpack(chunk));
+    const data =
+      found ?? begun(this.#gate.run(chunk.packed + chunk.bytes, () => this.#unpack(chunk)));
     this.#forget(index);
     this.#kept.set(index, data);
     this.#keptBytes += chunk.bytes;

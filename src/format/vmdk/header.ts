@@ -62,6 +62,11 @@ export function hostedGeometry(fields: SparseFields, fileBytes: number): SparseG
   if (covers <= 0) throw invalid('L1 entry size is invalid');
   const directoryEntries = Math.ceil(capacity / covers);
   checkGrain(grainSize);
+  if (isCompressed && grainSize > Limit.maxPackedGrainSectors) {
+    const most = String(Limit.maxPackedGrainSectors);
+    const text = `Grains of the compressed extent have ${String(grainSize)} sectors, `;
+    throw new BlockError('ENOTSUP', `${text}expected at most ${most}`);
+  }
   if (directoryEntries > Limit.maxDirectory) throw invalid('L1 size too big');
   if (capacity > Limit.maxSectors) {
     throw new BlockError('EFBIG', 'Could not refresh total sector count: File too large');

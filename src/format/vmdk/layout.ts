@@ -105,6 +105,10 @@ export const Marker = { endOfStream: 0, footer: 3 } as const;
 /** Limits, most of them QEMU's. */
 export const Limit = {
   maxGrainSectors: 0x20_0000,
+  /** Of compressed extents, whose grains are unpacked as a whole: 64 MiB. */
+  maxPackedGrainSectors: 0x2_0000,
+  /** Bytes of grains, before and after, that are unpacked at once: one of the largest. */
+  unpackingBytes: 192 * 1024 * 1024,
   maxTableEntries: 512,
   /** Entries of a grain directory. */
   maxDirectory: 32 * 1024 * 1024,

@@ -4,6 +4,7 @@ import { BlockError } from '../../block/errors.js';
 import type { FileGrowth } from '../../block/file-growth.js';
 import type { BlockNode } from '../../block/node.js';
 import type { DriverStatus } from '../../block/types.js';
+import { ByteGate } from '../../lib/byte-gate.js';
 import { Iov } from '../../lib/iov.js';
 import { Mutex } from '../../lib/mutex.js';
 import { begun, settleAll } from '../../lib/settle-all.js';
@@ -47,6 +48,7 @@ export class SparseExtent implements Extent {
   /** Grains that get their place now, and when that has ended (M4). */
   readonly #pending = new Map<number, Promise<void>>();
   readonly #storing = new Mutex();
+  readonly #unpacking = new ByteGate(Limit.unpackingBytes);
   /** Where the next grain goes. */
   #next: number | undefined;
   /** Compressed grains are appended in the order in which they were asked for. */
@@ -150,7 +152,12 @@ export class SparseExtent implements Extent {
     return Promise.resolve();
   }
 
-  async #readPacked(host: number, offset: number, iov: Iov): Promise<void> {
+  #readPacked(host: number, offset: number, iov: Iov): Promise<void> {
+    const packed = Math.min(2 * this.#grain, Math.max(SECTOR, this.file.size - host));
+    return this.#unpacking.run(this.#grain + packed, () => this.#unpack(host, offset, iov));
+  }
+
+  async #unpack(host: number, offset: number, iov: Iov): Promise<void> {
     const inside = offset % this.#grain;
     const whole = inside === 0 && iov.bytes === this.#grain ? iov.tryContiguous() : undefined;
     const grain = whole ?? new Uint8Array(this.#grain);

@@ -6,8 +6,9 @@
  * verified (of xz: CRC32 and CRC64; SHA-256 is refused).
  */
 import type { ReadableStream } from 'node:stream/web';
-import { PassThrough, Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
+import { bunzip2 } from '../../lib/bzip2.js';
 import { CompressionError } from '../compression.js';
 import { zstdContent } from './zstd-stream.js';
 
@@ -68,7 +69,7 @@ const decoders: Readonly<Record<Packing, (source: ByteSource) => ByteSource>> = 
   gzip: (source) => through(createGunzip({ chunkSize: 256 * 1024 }), source),
   xz: xzContent,
   zstd: zstdContent,
-  bzip2: bzip2Content,
+  bzip2: bunzip2,
 };
 
 /** An error of the system, such as EIO from the compressed file: not the decoder's. */
@@ -106,19 +107,4 @@ async function* xzContent(source: ByteSource): ByteSource {
   >[0];
   const output: unknown = new XzReadableStream(input);
   yield* output as ReadableStream<Uint8Array>;
-}
-
-async function* bzip2Content(source: ByteSource): ByteSource {
-  const { default: unbzip2 } = await import('unbzip2-stream');
-  const decoder = unbzip2();
-  const output = new PassThrough();
-  decoder.on('error', (e: Error) => output.destroy(e));
-  const input = Readable.from(source, { objectMode: false });
-  input.on('error', (e) => output.destroy(e));
-  input.pipe(decoder).pipe(output);
-  try {
-    yield* output as AsyncIterable<Uint8Array>;
-  } finally {
-    input.destroy();
-  }
 }

@@ -88,7 +88,7 @@ export function tryNativeZlib(): NativeZlib | undefined {
     },
     async inflate(input, output, windowBits) {
       const result = await run(engine, Op.inflate, windowBits, input, output);
-      if (result < 0) throw new CompressionError('stream is damaged or yields too few bytes');
+      if (result < 0) throw new CompressionError('stream is damaged, too short or too long');
     },
   };
 }

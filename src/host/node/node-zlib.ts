@@ -5,7 +5,6 @@ import type { DeflateOptions } from '../compression.js';
 import type { NativeZlib } from './native-codec.js';
 
 type Zlib = typeof zlibModule;
-type Inflater = 'inflate' | 'inflateRaw';
 
 let zlibOnce: Promise<Zlib> | undefined;
 const loadZlib = (): Promise<Zlib> => (zlibOnce ??= import('node:zlib'));
@@ -31,15 +30,14 @@ async function deflateRaw(
   });
 }
 
-/** The first bytes of a stream that yields more than wanted. */
+/** The first bytes of a raw stream that yields more than wanted. */
 async function inflatePrefix(
-  make: Inflater,
   input: Uint8Array,
   output: Uint8Array,
   options: zlibModule.ZlibOptions,
 ): Promise<void> {
   const zlib = await loadZlib();
-  const stream = make === 'inflate' ? zlib.createInflate(options) : zlib.createInflateRaw(options);
+  const stream = zlib.createInflateRaw(options);
   stream.end(input);
   let filled = 0;
   try {
@@ -58,8 +56,8 @@ async function inflate(input: Uint8Array, output: Uint8Array, bits: number): Pro
   const want = output.byteLength;
   const make = bits < 0 ? 'inflateRaw' : 'inflate';
   const zlib = await loadZlib();
-  // A stream may lack its end mark when it already filled the output.
-  const finishFlush = zlib.constants.Z_SYNC_FLUSH;
+  // A raw stream may lack its end mark when it already filled the output.
+  const finishFlush = bits < 0 ? zlib.constants.Z_SYNC_FLUSH : zlib.constants.Z_FINISH;
   const options = { windowBits: Math.abs(bits), finishFlush, chunkSize: Math.max(64, want) };
   await new Promise<void>((resolve, reject) => {
     zlib[make](input, { ...options, maxOutputLength: want }, (error, out) => {
@@ -68,8 +66,8 @@ async function inflate(input: Uint8Array, output: Uint8Array, bits: number): Pro
         resolve();
       } else if (error === null) {
         reject(new CompressionError(`stream yields ${out.byteLength} bytes, expected ${want}`));
-      } else if (isTooLarge(error)) {
-        inflatePrefix(make, input, output, options).then(resolve, reject);
+      } else if (isTooLarge(error) && bits < 0) {
+        inflatePrefix(input, output, options).then(resolve, reject);
       } else {
         reject(new CompressionError(error.message, { cause: error }));
       }

@@ -4,7 +4,10 @@ import { CompressionError } from '../compression.js';
 import { HostError } from '../file.js';
 import { parseZstdFrame } from '../zstd-frame.js';
 
-/** Reads until `output` is full; what follows the stream in `input` is of no interest. */
+/**
+ * Reads until `output` is full; what follows the stream in `input` is of no interest. A raw stream
+ * may yield more, a zlib stream must end there.
+ */
 async function inflateInto(
   format: 'deflate' | 'deflate-raw',
   input: Uint8Array,
@@ -21,16 +24,25 @@ async function inflateInto(
     while (at < output.byteLength) {
       const { value, done } = await reader.read();
       if (done) break;
+      if (format === 'deflate' && at + value.byteLength > output.byteLength) throw tooLong();
       const piece = value.subarray(0, output.byteLength - at);
       output.set(piece, at);
       at += piece.byteLength;
     }
+    if (format === 'deflate' && at === output.byteLength) {
+      if (!(await reader.read()).done) throw tooLong();
+    }
   } catch (cause) {
+    if (cause instanceof CompressionError) throw cause;
     if (at < output.byteLength) throw new CompressionError('Damaged deflate stream', { cause });
   } finally {
     reader.cancel().catch(() => undefined);
   }
   if (at < output.byteLength) throw new CompressionError('The deflate stream is too short');
+}
+
+function tooLong(): CompressionError {
+  return new CompressionError('The deflate stream is too long');
 }
 
 type Wasm = typeof import('@bokuweb/zstd-wasm');
