@@ -1,5 +1,6 @@
 /** Reads in flight on one node, for whoever changes what is below it and must wait for them. */
 import type { Iov } from '../lib/iov.js';
+import type { BlockNode } from './node.js';
 
 interface Read {
   readonly from: number;
@@ -9,6 +10,19 @@ interface Read {
 
 export class ReadWatch {
   readonly #active = new Set<Read>();
+  #users = 0;
+
+  /** From now on the node's reads are noted. */
+  static start(node: BlockNode): ReadWatch {
+    const watch = (node.readWatch ??= new ReadWatch());
+    watch.#users++;
+    return watch;
+  }
+
+  /** Gives back what `start` gave; with the last one the node's reads are noted no more. */
+  stop(node: BlockNode): void {
+    if (--this.#users === 0) node.readWatch = undefined;
+  }
 
   /** Runs a read of [offset, offset + iov.bytes). */
   async run(offset: number, iov: Iov, read: () => Promise<void>): Promise<void> {

@@ -3,7 +3,7 @@
 // order, checked against a copy of the old content; options, permissions and texts as with QEMU 10.
 import { describe, expect, it } from 'vitest';
 import type { Backend, BlockGraph, NodeOptions } from '../../src/index.js';
-import { Iov, Perm } from '../../src/index.js';
+import { createImage, Iov, Perm, prepareCreate } from '../../src/index.js';
 import { addBitmap } from '../../src/block/bitmaps.js';
 import {
   failure,
@@ -163,6 +163,43 @@ describe('copy-before-write', () => {
     expect(text).toMatch(/^Permission conflict on node 'source': permissions 'write, resize'/);
     const other = graph.openBackend({ reference: 'target', flags });
     expect(await failure(other)).toMatch(/^Permission conflict on node 'target': .*'resize'/);
+  });
+});
+
+describe('a target that stands on the source', () => {
+  async function disks(): Promise<BlockGraph> {
+    const files = new FakeFiles({ seed: 1 });
+    files.put('/source', MiB);
+    const graph = testGraph({ host: fakeHost({ files }) });
+    const flags = { writable: true, unmap: true };
+    await graph.open({ options: raw('/source', 'source'), flags });
+    const image = { filename: '/target', format: 'qcow2', size: MiB };
+    await createImage(graph, await prepareCreate(graph, image));
+    const file = { driver: 'file', filename: '/target' };
+    const target = { driver: 'qcow2', 'node-name': 'target', file, backing: 'source' };
+    await graph.open({ options: target, flags });
+    return graph;
+  }
+  const filter = { driver: 'copy-before-write', file: 'source', target: 'target' };
+  const flags = { writable: true, unmap: true };
+
+  it('has its reads noted for as long as the last filter is there', async () => {
+    const graph = await disks();
+    const target = graph.tryNode('target');
+    const cbw = await graph.open({ options: { ...filter, 'node-name': 'cbw' }, flags });
+    expect(target?.readWatch).toBeDefined();
+    await graph.release(cbw);
+    expect(target?.readWatch).toBeUndefined();
+  });
+
+  it('and not after a filter that could not be opened', async () => {
+    const graph = await disks();
+    const init = { granularity: 32 * KiB, persistent: false, enabled: true };
+    const other = { driver: 'null-co', 'node-name': 'other', size: 2 * MiB };
+    await addBitmap(await graph.open({ options: other, flags }), 'b', init);
+    const options = { ...filter, bitmap: { node: 'other', name: 'b' } };
+    expect(await failure(graph.open({ options, flags }))).toMatch(/can't be merged/);
+    expect(graph.tryNode('target')).toHaveProperty('readWatch', undefined);
   });
 });
 

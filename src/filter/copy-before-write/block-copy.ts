@@ -101,6 +101,8 @@ export class BlockCopy {
   readonly #active = new Set<ActiveRange>();
   #activeBytes = 0;
   readonly #writeFlags: number;
+  /** Reads of a target that reads from the source (C3). */
+  readonly #reads: ReadWatch | undefined;
 
   constructor({ source, target, clusterSize }: BlockCopyInit) {
     this.#source = source;
@@ -111,7 +113,12 @@ export class BlockCopy {
     this.pending.set(0, this.length);
     // What the target reads from the source must not be read while it is half written.
     this.#writeFlags = isAbove(target, source) ? Req.serialising : 0;
-    if (this.#writeFlags !== 0) target.node.readWatch ??= new ReadWatch();
+    if (this.#writeFlags !== 0) this.#reads = ReadWatch.start(target.node);
+  }
+
+  /** Nothing is copied any more. */
+  close(): void {
+    this.#reads?.stop(this.#target.node);
   }
 
   /** Bytes that have yet to be copied, or are being copied. */
@@ -177,7 +184,7 @@ export class BlockCopy {
       const moved = await this.#copyRuns(offset, bytes);
       copied = bytes;
       // C3
-      if (this.#writeFlags !== 0) await this.#target.node.readWatch?.ended(offset, bytes);
+      await this.#reads?.ended(offset, bytes);
       return moved;
     } catch (e) {
       this.pending.set(offset, bytes);

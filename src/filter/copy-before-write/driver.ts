@@ -211,13 +211,20 @@ async function prepareCopy(
   try {
     const clusterSize = await copyClusterSize(target, options['min-cluster-size'] ?? 0);
     const copy = new BlockCopy({ source: file, target, clusterSize });
-    if (bitmap !== undefined) {
-      copy.pending.clear();
-      copy.pending.merge(bitmap);
-    }
+    if (bitmap !== undefined) limitTo(copy, bitmap);
     return copy;
   } catch (e) {
     throw prepend('Cannot create block-copy-state: ', e);
+  }
+}
+
+function limitTo(copy: BlockCopy, bitmap: DirtyBitmap): void {
+  copy.pending.clear();
+  try {
+    copy.pending.merge(bitmap);
+  } catch (e) {
+    copy.close();
+    throw e;
   }
 }
 
@@ -260,7 +267,10 @@ function makeInstance(file: Child, cbw: CopyBeforeWrite): DriverInstance {
     snapshotAccess: cbw,
     ownBitmaps: cbw.bitmaps,
     drainBegin: () => cbw.settled(),
-    close: () => cbw.settled(),
+    close: async () => {
+      await cbw.settled();
+      cbw.copy.close();
+    },
   };
 }
 
