@@ -204,14 +204,15 @@ requires('nbd-server')('nbd-server', () => {
     const generic = `[generic]\nport = ${String(port)}\nlistenaddr = 127.0.0.1\nallowlist = true\n`;
     const exported = `[disk]\nexportname = ${path}\nflush = true\nfua = true\ntrim = true\n`;
     writeFileSync(config, generic + exported);
-    // In the foreground it serves one connection and ends.
-    const serve = (): unknown =>
-      startProcess('nbd-server', ['-C', config, '-d', '-p', join(dir, 'pid')]);
-    serve();
+    // In the foreground it serves one connection and ends. The next cannot have the port before.
+    const serve = () => startProcess('nbd-server', ['-C', config, '-d', '-p', join(dir, 'pid')]);
+    const first = serve();
     const url = `nbd://127.0.0.1:${String(port)}/disk`;
     await exercise(url, seededRandom(), 10);
-    serve();
+    await first.stop();
+    const second = serve();
     await exercise(`nbd:127.0.0.1:${String(port)}:exportname=disk`, seededRandom(), 3);
+    await second.stop();
     serve();
     expect(await failure(openUri(url.replace('disk', 'other')))).not.toBe('');
   });

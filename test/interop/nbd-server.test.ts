@@ -258,6 +258,7 @@ requires('fio')("fio's nbd engine", () => {
     const { stdout } = await runOk('fio', [
       ...['--name=verify', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=512-16k'],
       ...['--iodepth=32', '--size=8M', '--verify=crc32c', '--output-format=json'],
+      '--verify_state_save=0',
     ]);
     const { jobs } = parseJson<{ jobs: readonly FioJob[] }>(stdout);
     expect(jobs[0]?.error).toBe(0);
