@@ -1,5 +1,6 @@
-/** Walking down a backing chain. */
+/** Walking down from a node. */
 import type { HostFiles } from '../host/file.js';
+import { BlockError } from './errors.js';
 import { backingOverridden, nameSeenFrom } from './filename.js';
 import type { BlockNode } from './node.js';
 import { below, skipFilters } from './status.js';
@@ -60,4 +61,21 @@ async function isSameFile(files: HostFiles, a: string, b: string): Promise<boole
     // One of them is no file of this host.
     return false;
   }
+}
+
+/** Whether `wanted` is `start` or anywhere below it. */
+export function reaches(start: BlockNode, wanted: BlockNode): boolean {
+  const seen = new Set<BlockNode>([start]);
+  for (const each of seen) {
+    if (each === wanted) return true;
+    for (const child of each.children.values()) seen.add(child.node);
+  }
+  return false;
+}
+
+/** Throws BlockError when `node` cannot become the child `key` of `parent`: that is below it. */
+export function refuseCycle(parent: BlockNode, key: string, node: BlockNode): void {
+  if (!reaches(node, parent)) return;
+  const text = `Making '${node.name}' a ${key} child of '${parent.name}' would create a cycle`;
+  throw new BlockError('EINVAL', text);
 }

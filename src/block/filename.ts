@@ -17,7 +17,7 @@ export function schemeOf(filename: string): string | undefined {
 export function filenameOf(node: BlockNode): string {
   const exact = exactFilename(node);
   if (exact !== undefined) return exact;
-  if (node.driver.kind !== 'protocol' && node.file === undefined) return '';
+  if (node.driver.kind !== 'protocol' && node.children.size === 0) return '';
   return `json:${formatJson(inQemuOrder(fullOptions(node)))}`;
 }
 

@@ -22,6 +22,7 @@ import { Backend, toolPerms } from './backend.js';
 import type { Child } from './child.js';
 import type { Driver, DriverInstance, NodeOptions, OpenFlags, PermPair } from './driver.js';
 import { BlockError } from './errors.js';
+import { refuseCycle } from './chain.js';
 import { filenameOf } from './filename.js';
 import type { BlockNode } from './node.js';
 import { openNode } from './open.js';
@@ -228,7 +229,7 @@ export class BlockGraph {
   /** Connects an edge whose node exists; checks permissions of the whole graph below. */
   attachEdge(edge: Child): Promise<void> {
     return this.#permLock.run(async () => {
-      checkActivity(edge, edge.node);
+      checkEdge(edge, edge.node);
       if (isSuspended(edge)) suspendEdge(edge);
       await applyPerms(new Map([[edge, { perm: edge.perm, shared: edge.shared }]]));
       edge.node.parents.add(edge);
@@ -314,7 +315,7 @@ export class BlockGraph {
       .map((edge) => ({ edge, from: edge.node }));
     const left = new Set(moved.map(({ from }) => from));
     if (moved.length === 0) return;
-    for (const { edge } of moved) checkActivity(edge, to);
+    for (const { edge } of moved) checkEdge(edge, to);
     await this.#permLock.run(async () => {
       for (const { edge, from } of moved) {
         from.parents.delete(edge);
@@ -433,4 +434,11 @@ export class BlockGraph {
 /** The instance of a node; undefined while it is being opened. */
 function opened(node: BlockNode): DriverInstance | undefined {
   return node.instance;
+}
+
+/** Throws BlockError when an edge may not lead to `to` (A1, G4). */
+function checkEdge(edge: Child, to: BlockNode): void {
+  checkActivity(edge, to);
+  const parent = edge.parent.asNode;
+  if (parent !== undefined) refuseCycle(parent, edge.name, to);
 }

@@ -5,6 +5,7 @@
  * because an image names them); children that were given by name stay as they are.
  */
 import { formatJson } from '../lib/json-text.js';
+import { refuseCycle } from './chain.js';
 import type { NodeOptions, OpenFlags } from './driver.js';
 import { BlockError } from './errors.js';
 import type { GenericOptions } from './node-options.js';
@@ -226,9 +227,7 @@ function checkReplacement(
   old: BlockNode | undefined,
   to: BlockNode | null,
 ): void {
-  if (to !== null && reaches(to, node)) {
-    throw invalid(`Making '${to.name}' a ${key} child of '${node.name}' would create a cycle`);
-  }
+  if (to !== null) refuseCycle(node, key, to);
   if (old?.implicit === true) {
     throw new BlockError('EPERM', `Cannot replace implicit ${key} child of ${node.name}`);
   }
@@ -245,16 +244,6 @@ function checkReplacement(
     const ends = `'${node.name}' to '${old.name}'`;
     throw new BlockError('EPERM', `Cannot change frozen '${key}' link from ${ends}`);
   }
-}
-
-/** Whether `wanted` is `start` or below it. */
-export function reaches(start: BlockNode, wanted: BlockNode): boolean {
-  const seen = new Set<BlockNode>([start]);
-  for (const each of seen) {
-    if (each === wanted) return true;
-    for (const child of each.children.values()) seen.add(child.node);
-  }
-  return false;
 }
 
 /** Without its old options a node must be told what to do about its backing file. */

@@ -338,7 +338,6 @@ export const quorumDriver: Driver = {
   name: 'quorum',
   kind: 'filter',
   needsFile: false,
-  primaryChild: 'children.0',
   // In QAPI's order: of two wrong members the first is told.
   blockdev: t.struct('BlockdevOptionsQuorum', {
     blkverify: flags.blkverify,

@@ -120,6 +120,49 @@ describe('writes', () => {
   });
 });
 
+describe('members', () => {
+  it('any may go, the first too, and one may come while the disk is used', async () => {
+    const { files, graph, open } = lab();
+    const disk = await open({ 'vote-threshold': 1 });
+    await disk.write(0, filled(512, 5));
+    const { members } = disk.node.instance;
+    await members!.remove(disk.node.children.get('children.0')!);
+    expect([...disk.node.children.keys()]).toEqual(['children.1', 'children.2']);
+    expect(graph.tryNode('child0')).toBeUndefined();
+    same(await readBytes(disk, 0, 512), new Uint8Array(512).fill(5));
+    await disk.truncate(2 * MiB);
+    expect(disk.size).toBe(2 * MiB);
+    expect(['/0', '/1', '/2'].map((path) => files.bytesOf(path).byteLength)).toEqual([
+      MiB,
+      2 * MiB,
+      2 * MiB,
+    ]);
+    expect(disk.node.filename).toMatch(/^json:.*"\/1".*"\/2"/);
+
+    files.put('/3', 2 * MiB);
+    const file = { driver: 'file', filename: '/3' };
+    const options = { driver: 'raw', 'node-name': 'child3', file };
+    await members!.add(await graph.open({ options, flags: { writable: true } }));
+    await disk.write(MiB, filled(512, 6));
+    same(files.bytesOf('/3').subarray(MiB, MiB + 512), new Uint8Array(512).fill(6));
+    same(files.bytesOf('/0').subarray(0, 512), new Uint8Array(512).fill(5));
+  });
+
+  it('none may stand on the quorum', async () => {
+    const { graph, open } = lab();
+    const disk = await open();
+    const above = await graph.open({
+      options: { driver: 'raw', 'node-name': 'above', file: 'q' },
+      flags: { writable: true },
+    });
+    expect(await failure(disk.node.instance.members!.add(above))).toBe(
+      "Making 'above' a children.3 child of 'q' would create a cycle",
+    );
+    expect([...disk.node.children.keys()]).toEqual(['children.0', 'children.1', 'children.2']);
+    await disk.write(0, filled(512, 6));
+  });
+});
+
 describe('options', () => {
   it.each([
     [{ children: undefined }, 'Number of provided children must be 1 or more'],

@@ -1,11 +1,11 @@
 /** Actions that make snapshots: overlays (external) and inside an image (internal). */
 import { inactivateNode } from '../../block/activity.js';
 import { appendNode } from '../../block/append.js';
+import { refuseCycle } from '../../block/chain.js';
 import { createImage, prepareCreate } from '../../block/create.js';
 import type { SnapshotCapability } from '../../block/driver.js';
 import type { BlockNode } from '../../block/node.js';
 import { reopenNode } from '../../block/reopen.js';
-import { reaches } from '../../block/reopen-plan.js';
 import { Perm } from '../../block/types.js';
 import { checkOp } from '../../block/op-blockers.js';
 import { cumulativePerms } from '../../block/permissions.js';
@@ -138,10 +138,7 @@ function checkOverlay(overlay: BlockNode, old: BlockNode): void {
   if (overlay.driver.supportsBacking !== true) {
     throw new QmpError('The overlay does not support backing images');
   }
-  if (reaches(old, overlay)) {
-    const ends = `'${old.name}' a backing child of '${overlay.name}'`;
-    throw new QmpError(`Making ${ends} would create a cycle`);
-  }
+  refuseCycle(overlay, 'backing', old);
 }
 
 /** blockdev-snapshot-internal-sync */
