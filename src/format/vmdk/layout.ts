@@ -112,6 +112,8 @@ export const Limit = {
   maxTableEntries: 512,
   /** Entries of a grain directory. */
   maxDirectory: 32 * 1024 * 1024,
+  /** Of several extents together, so that one file named often does not take all memory. */
+  maxDirectories: 8 * 1024 * 1024,
   /** Bytes of a descriptor that are looked at. */
   maxDescriptor: 1024 * 1024 - 1,
   /** Files of one disk: 16 TiB of extents of 2 GiB. */

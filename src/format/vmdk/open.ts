@@ -41,6 +41,8 @@ export async function openVmdk(context: OpenContext): Promise<DriverInstance> {
 class Opener {
   readonly #context: OpenContext;
   readonly #file: Child;
+  /** Entries of the grain directories of the extents so far. */
+  #directoryEntries = 0;
 
   constructor(context: OpenContext, file: Child) {
     this.#context = context;
@@ -160,6 +162,14 @@ class Opener {
     }
     const geometry = await this.#geometry(child, type);
     this.#checkVersion(geometry);
+    const before = this.#directoryEntries;
+    this.#directoryEntries += geometry.directoryEntries;
+    if (before > 0 && this.#directoryEntries > Limit.maxDirectories) {
+      const text =
+        `The grain directories of all extents have ${String(this.#directoryEntries)} entries, ` +
+        `expected at most ${String(Limit.maxDirectories)}`;
+      throw new BlockError('EFBIG', text);
+    }
     return this.#sparse(child, geometry, start, bytes, { filename: name, type });
   }
 

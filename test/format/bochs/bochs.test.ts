@@ -121,6 +121,16 @@ describe('growing disks', () => {
     expect(await failure(open(file))).toContain(text);
   });
 
+  it('reads a catalog past the end of the file as what follows a file', async () => {
+    const { file, disk } = build(seededRandom(), 2, 4096, 4);
+    for (const at of [file.length, 0xffff_fffe]) {
+      new DataView(file.buffer).setUint32(68, at, true);
+      const read = open(file).then((backend) => readBytes(backend, 0, disk.length));
+      const got = await read.catch((e: unknown) => e as Error);
+      expect(got instanceof Error ? got.message : got.length).toBe(disk.length);
+    }
+  });
+
   it('ends reads of extents that no file can hold', async () => {
     const { file } = build(seededRandom(), 2, 8 * 1024 * 1024, 1);
     new DataView(file.buffer).setUint32(SECTOR, 0xffff_fffe, true);

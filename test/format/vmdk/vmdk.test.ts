@@ -160,6 +160,137 @@ describe('descriptors', () => {
   });
 });
 
+describe('extents that are not what they should be', () => {
+  it('the descriptor itself is no sparse extent, and data as a flat one', async () => {
+    const sparseLine = 'RW 2048 SPARSE "disk.vmdk"';
+    expect(await failure(open(described(describe2('twoGbMaxExtentSparse', sparseLine))))).toBe(
+      'Image not in VMDK format',
+    );
+    const text = describe2('monolithicFlat', 'RW 1 FLAT "disk.vmdk" 0');
+    const disk = await open(described(text));
+    expect(Buffer.from(await readBytes(disk, 0, 512)).toString()).toContain('DescriptorFile');
+    await disk.detach();
+  });
+
+  it('one file as many extents has its directory in memory a few times at most', async () => {
+    // 2^20 tables of one grain of one sector: 4 MiB of directory in each extent.
+    const tables = 2 ** 20;
+    const bytes = new Uint8Array(tables * 4 + 1024);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(0, 0x564d444b, true);
+    view.setUint32(4, 1, true);
+    const fields = [
+      [12, tables],
+      [20, 1],
+      [56, 1],
+    ] as const;
+    for (const [at, value] of fields) view.setBigUint64(at, BigInt(value), true);
+    view.setUint32(44, 1, true);
+    const line = `RW ${String(tables)} SPARSE "big"`;
+    const opened = (count: number): Promise<string> => {
+      const lines = Array.from({ length: count }, () => line);
+      const files = described(describe2('twoGbMaxExtentSparse', ...lines));
+      files.put('/m/big', bytes);
+      return open(files).then(
+        async (disk) => {
+          await disk.detach();
+          return 'opened';
+        },
+        (e: unknown) => (e as Error).message,
+      );
+    };
+    expect(await opened(4)).toBe('opened');
+    expect(await opened(9)).toBe(
+      'The grain directories of all extents have 9437184 entries, expected at most 8388608',
+    );
+  });
+});
+
+/** A header of ESX, whose fields are numbers of 32 or 64 bits one after another. */
+function esxHeader(
+  bits: 32 | 64,
+  values: readonly (number | bigint)[],
+  ...changes: readonly (readonly [number, number | bigint])[]
+): Uint8Array {
+  const bytes = new Uint8Array(64 * KiB);
+  const view = new DataView(bytes.buffer);
+  const put = (at: number, value: number | bigint): void => {
+    if (bits === 32) view.setUint32(at, Number(value), true);
+    else view.setBigUint64(at, BigInt(value), true);
+  };
+  values.forEach((value, i) => {
+    put((i * bits) / 8, value);
+  });
+  for (const [at, value] of changes) put(at, value);
+  return bytes;
+}
+
+describe('headers of ESX out of range', () => {
+  const extent = (type: string, kind: string, bytes: Uint8Array): FakeFiles => {
+    const files = described(describe2(type, `RW 2048 ${kind} "x"`));
+    files.put('/m/x', bytes);
+    return files;
+  };
+  const cowd = [0x44574f43, 1, 3, 2048, 8, 4, 1];
+
+  it('vmfsSparse as it should be', async () => {
+    const files = extent('vmfsSparse', 'VMFSSPARSE', esxHeader(32, cowd));
+    expect((await open(files)).size).toBe(MiB);
+  });
+
+  it.each<[string, number, number, string]>([
+    ['grain size 0', 16, 0, 'L1 entry size is invalid'],
+    ['odd grains', 16, 7, 'Invalid granularity, image may be corrupt'],
+    ['huge grains', 16, 0x40_0000, 'Invalid granularity, image may be corrupt'],
+    ['a huge directory', 24, 0x7fff_ffff, 'L1 size too big'],
+    ['no directory', 24, 0, 'The grain directory has 0 entries, expected 1'],
+    [
+      'a directory past the end',
+      20,
+      0xffff_ffff,
+      'Could not read the grain directory: it ends at byte 2199023255044, past the end of the ' +
+        'file (65536)',
+    ],
+    ['a huge size', 12, 0xffff_ffff, 'The grain directory has 1 entries, expected 131072'],
+  ])('vmfsSparse: %s', async (_name, at, value, message) => {
+    const files = extent('vmfsSparse', 'VMFSSPARSE', esxHeader(32, cowd, [at, value]));
+    expect(await failure(open(files))).toBe(message);
+  });
+
+  const seSparse: (number | bigint)[] = [0xcafebaben, 0x2_0000_0001n, 2048, 8, 64, 0];
+  const places: (readonly [number, number | bigint])[] = [
+    [128, 4],
+    [136, 1],
+    [144, 5],
+    [152, 64],
+    [192, 100],
+    [512, 0xcafecafen],
+  ];
+  const seSparseHeader = (...changes: readonly (readonly [number, number | bigint])[]) =>
+    extent('seSparse', 'SESPARSE', esxHeader(64, seSparse, ...places, ...changes));
+
+  it('seSparse as it should be', async () => {
+    expect((await open(seSparseHeader())).size).toBe(MiB);
+  });
+
+  const most = 2n ** 64n - 1n;
+  it.each<[string, number, bigint, RegExp]>([
+    ['version', 8, 0x3_0000_0001n, /^Unsupported version: 0x0000000300000001$/u],
+    ['size', 16, most, /^File too large$/u],
+    ['size beyond the directory', 16, 1n << 32n, /^L1 size too big$/u],
+    ['grain size 0', 24, 0n, /^Unsupported grain size: 0$/u],
+    ['grain size', 24, most, /^Unsupported grain size: /u],
+    ['table size', 32, 0n, /^Unsupported grain table size: 0$/u],
+    ['flags', 40, 1n, /^Unsupported flags: 0x0000000000000001$/u],
+    ['a directory past the end', 128, most, /past the end of the file \(65536\)$/u],
+    ['a directory of no bytes', 136, 0n, /^L1 size too big$/u],
+    ['the header after it', 512, 1n, /^Bad volatile header magic: 0x0000000000000001$/u],
+    ['a journal', 536, 1n, /^Image is dirty, Replaying journal not supported$/u],
+  ])('seSparse: %s', async (_name, at, value, message) => {
+    expect(await failure(open(seSparseHeader([at, value])))).toMatch(message);
+  });
+});
+
 describe('extents outside the folder', () => {
   const secret = '/etc/secret';
 
