@@ -148,13 +148,18 @@ class Mirror implements HoldingWork {
     return target.flags.unmap && ((target.instance.zeroFlags ?? 0) & Req.mayUnmap) !== 0;
   }
 
+  /** Whether zeroes may take away what the target has allocated. */
+  get #unmap(): number {
+    return this.#options.unmap === false ? 0 : Req.mayUnmap;
+  }
+
   async #zeroAll(job: JobControl): Promise<void> {
     const end = this.#options.source.size;
     for (let at = 0; at < end; at += ZERO_CHUNK) {
       await job.pausePoint();
       const n = Math.min(ZERO_CHUNK, end - at);
       await this.#ranges.run({ offset: at, bytes: n, serialising: true }, async () => {
-        await this.held.target?.writeZeroes(at, n, Req.mayUnmap);
+        await this.held.target?.writeZeroes(at, n, this.#unmap);
       });
     }
   }
@@ -208,10 +213,9 @@ class Mirror implements HoldingWork {
   /** Copies a range that the caller has made clean. Throws PieceFailure. */
   #copy(offset: number, bytes: number): Promise<void> {
     const { source, target } = this.held;
-    const unmap = this.#options.unmap === false ? 0 : Req.mayUnmap;
     const all = this.#cover(offset, bytes);
     return this.#ranges.run({ ...all, serialising: true }, async () => {
-      await copyRuns(source, target, all.offset, all.bytes, unmap);
+      await copyRuns(source, target, all.offset, all.bytes, this.#unmap);
       this.#whole?.set(all.offset, all.bytes);
     });
   }

@@ -104,6 +104,24 @@ describe('rates', () => {
     expect(Math.abs(within(3000) - within(2300) - 70)).toBeLessThan(3);
   });
 
+  it.each(['total', 'read', 'write'] as const)('bytes (%s) have their own burst', async (kind) => {
+    const { clock, open } = lab({
+      [`bps-${kind}`]: 1_000_000,
+      [`bps-${kind}-max`]: 10_000_000,
+      [`bps-${kind}-max-length`]: 2,
+    });
+    const disk = await open();
+    const request = (): Promise<unknown> =>
+      kind === 'read' ? readBytes(disk, 0, 100_000) : disk.write(0, filled(100_000, 1));
+    const times = await endTimes(clock, 250, request);
+    const within = (ms: number): number => times.filter((t) => t <= ms).length;
+    // 100 requests a second for two seconds, less what goes at the average meanwhile; then 10.
+    const burst = within(2000);
+    expect(burst).toBeGreaterThan(190);
+    expect(burst).toBeLessThan(230);
+    expect(within(4000) - within(3000)).toBe(10);
+  });
+
   it('an idle group gathers no credit beyond its brim', async () => {
     const { clock, open } = lab({ 'iops-total': 10 });
     const disk = await open();
