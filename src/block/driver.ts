@@ -310,6 +310,8 @@ export interface DriverInstance {
   cancelInFlight?(): void;
   /** Options that make this node what it is, for `json:` file names (no secrets). */
   strongOptions?(): NodeOptions;
+  /** Whether persistent dirty bitmaps of such an image can be measured and copied from it. */
+  hasPersistentBitmaps?(): boolean;
   /** Plain file name that opens this node alone, if there is one (protocols). */
   exactFilename?(): string | undefined;
   /** Capabilities that only some formats have. */

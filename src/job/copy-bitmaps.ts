@@ -10,7 +10,7 @@ import { skipFilters } from '../block/status.js';
  */
 export function persistentBitmaps(source: Backend, strict: boolean): DirtyBitmap[] {
   const node = skipFilters(source.node);
-  if (node.instance.bitmaps === undefined) {
+  if (node.instance.hasPersistentBitmaps?.() !== true) {
     throw new BlockError('ENOTSUP', 'Source lacks bitmap support');
   }
   const found = [...node.dirtyBitmaps.values()].filter((bitmap) => bitmap.persistent);

@@ -1,5 +1,6 @@
 /** The option `encrypt` of a node: how its image is encrypted, and the secret that unlocks it. */
 import { OptionError } from '../../options/option-error.js';
+import type { NodeOptions } from '../driver.js';
 import { BlockError } from '../errors.js';
 
 /** Options under `encrypt.`: BlockdevQcow2Encryption. */
@@ -41,4 +42,11 @@ export function encryptOptions(given: unknown): EncryptOptions {
 export function secretId(options: EncryptOptions): string {
   if (options.keySecret !== undefined) return options.keySecret;
   throw new BlockError('EINVAL', "Parameter 'encrypt.key-secret' is required for cipher");
+}
+
+/** What of the option `encrypt` an image cannot be opened without: the id of its secret. */
+export function strongEncryptOptions(given: unknown): NodeOptions {
+  if (typeof given !== 'object' || given === null) return {};
+  const id: unknown = Reflect.get(given, 'key-secret');
+  return id === undefined ? {} : { 'encrypt.key-secret': id };
 }

@@ -179,6 +179,11 @@ class ParallelsInstance implements DriverInstance {
     return this.#node.backing === undefined;
   }
 
+  /** Those of the Format Extension, as in QEMU, where they do not persist in fact. */
+  hasPersistentBitmaps(): boolean {
+    return true;
+  }
+
   drainBegin(): Promise<void> {
     return this.#growth.settled();
   }

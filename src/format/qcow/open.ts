@@ -1,10 +1,16 @@
 /** Opening an image, and the driver instance. */
 import type { Child } from '../../block/child.js';
-import { checkFormat, encryptOptions, secretId } from '../../block/crypto/encrypt-option.js';
+import {
+  checkFormat,
+  encryptOptions,
+  secretId,
+  strongEncryptOptions,
+} from '../../block/crypto/encrypt-option.js';
 import type { SectorCipher } from '../../block/crypto/sector-cipher.js';
 import type {
   DriverInstance,
   ImageInfo,
+  NodeOptions,
   OpenContext,
   ReopenRequest,
   ReopenStep,
@@ -33,7 +39,8 @@ export async function openQcow(context: OpenContext): Promise<DriverInstance> {
   const l1 = await readFirstTable(file, fields.l1_table_offset, l1Entries(fields));
   const growsZeroed = (await file.node.instance.hasZeroInit?.()) ?? false;
   const growth = new FileGrowth(file, growsZeroed);
-  return new QcowInstance(new QcowImage({ node, file, fields, growth, l1, cipher }));
+  const image = new QcowImage({ node, file, fields, growth, l1, cipher });
+  return new QcowInstance(image, context.options['encrypt']);
 }
 
 /** The cipher; undefined where nothing is encrypted, or no data is asked for. */
@@ -64,9 +71,12 @@ class QcowInstance implements DriverInstance {
   readonly writeFlags = Req.writeUnchanged;
   readonly zeroFlags = Req.mayUnmap | Req.noFallback | Req.writeUnchanged;
   readonly #image: QcowImage;
+  readonly #encrypt: unknown;
 
-  constructor(image: QcowImage) {
+  /** `encrypt`: the option of that name. */
+  constructor(image: QcowImage, encrypt: unknown) {
     this.#image = image;
+    this.#encrypt = encrypt;
   }
 
   length(): number {
@@ -120,6 +130,10 @@ class QcowInstance implements DriverInstance {
   info(): ImageInfo {
     const { clusterBytes, isEncrypted } = this.#image;
     return { clusterSize: clusterBytes, isDirty: false, isEncrypted };
+  }
+
+  strongOptions(): NodeOptions {
+    return strongEncryptOptions(this.#encrypt);
   }
 
   drainBegin(): Promise<void> {

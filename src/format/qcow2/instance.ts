@@ -14,6 +14,7 @@ import type {
   SnapshotCapability,
   TruncateOptions,
 } from '../../block/driver.js';
+import { strongEncryptOptions } from '../../block/crypto/encrypt-option.js';
 import type { BlockLimits, DriverStatus } from '../../block/types.js';
 import { Req } from '../../block/types.js';
 import type { CreateValues } from '../../options/create-options.js';
@@ -164,12 +165,14 @@ export class Qcow2Instance implements DriverInstance {
     return !hasDataFile && backing === undefined;
   }
 
+  /** Version 2 has no header extensions that would hold them. */
+  hasPersistentBitmaps(): boolean {
+    return this.image.version >= 3;
+  }
+
   /** Options that the image cannot be opened without: the id of its secret, not the secret. */
   strongOptions(): NodeOptions {
-    const { encrypt } = this.image.settings;
-    if (typeof encrypt !== 'object' || encrypt === null) return {};
-    const id: unknown = Reflect.get(encrypt, 'key-secret');
-    return id === undefined ? {} : { 'encrypt.key-secret': id };
+    return strongEncryptOptions(this.image.settings.encrypt);
   }
 
   /** What the growth of the files does on its own. */

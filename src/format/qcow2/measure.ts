@@ -117,7 +117,7 @@ async function allocatedBytes(source: Backend, g: Geometry): Promise<number> {
 /** What the source's persistent bitmaps would take; undefined where there cannot be any. */
 function bitmapsBytes(source: Backend, g: Geometry): number | undefined {
   const { node } = source;
-  if (node.instance.bitmaps === undefined) return undefined;
+  if (node.instance.hasPersistentBitmaps?.() !== true) return undefined;
   const encoder = new TextEncoder();
   let directory = 0;
   let bytes = 0;

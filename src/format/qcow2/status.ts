@@ -48,7 +48,7 @@ async function detectHoles(image: Qcow2Image): Promise<boolean> {
   const { file, g, refcounts } = image;
   const stored = await file.node.instance.allocatedBytes?.();
   if (stored === undefined) return false;
-  const blocks = Math.ceil(stored / g.clusterSize);
+  const blocks = Math.floor(stored / g.clusterSize);
   const limit = Math.max(Math.floor((blocks * 10) / 9), blocks + 2);
   const clusters = Math.ceil(file.size / g.clusterSize);
   let used = 0;
@@ -58,7 +58,7 @@ async function detectHoles(image: Qcow2Image): Promise<boolean> {
     if (block === null) continue;
     const count = Math.min(g.refcountBlockEntries, clusters - base);
     for (let i = 0; i < count; i++) if (refcounts.codec.get(block.view, i) !== 0) used++;
-    if (used > limit) return true;
+    if (used >= limit) return true;
   }
   return false;
 }

@@ -65,7 +65,7 @@ export class FixedInstance implements DriverInstance {
 
   async blockStatus(offset: number, bytes: number): Promise<DriverStatus> {
     const { node: file } = this.#file;
-    return { bytes, data: false, zero: false, allocated: true, offset, file, recurse: true };
+    return { bytes, data: true, zero: false, allocated: true, offset, file, recurse: true };
   }
 
   async hasZeroInit(): Promise<boolean> {

@@ -1,5 +1,6 @@
 /** Options of the driver vvfat, and `fat:…` as a file name. */
 import type { NodeOptions } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
 import type { Infer } from '../../options/schema.js';
 import { t } from '../../options/schema.js';
 
@@ -21,9 +22,12 @@ export type VvfatOptions = Infer<typeof vvfatOptions>;
 /**
  * `fat:[floppy:][12:|16:|32:][rw:]DIR`. What stands behind the last colon is the folder, as in
  * QEMU: one with a colon in its name can only be given as `dir`. Words of no meaning here (`ro`)
- * are left out, and of two types the wider one counts.
+ * are left out, and of two types the wider one counts. Throws EINVAL for other names.
  */
 export function parseVvfatFilename(filename: string): NodeOptions {
+  if (!filename.startsWith('fat:')) {
+    throw new BlockError('EINVAL', "File name string must start with 'fat:'");
+  }
   const words = filename.split(':');
   const dir = words.at(-1) ?? '';
   const given = new Set(words.slice(1, -1));

@@ -7,11 +7,12 @@ import { formatInteger } from '../../lib/sizes.js';
 import type { CreateValues } from '../../options/create-options.js';
 import { mergeCreateOptions, parseCreateOptions } from '../../options/create-options.js';
 import { command } from '../../options/getopt.js';
+import { hasHelp } from '../../options/qemu-opts.js';
 import { openImage, toolGraph } from '../images.js';
 import { ToolObjects } from '../objects.js';
 import type { Program } from '../program.js';
 import { Failure } from '../program.js';
-import { addOptionText, imageSize } from './create.js';
+import { addOptionText, imageSize, printCreateHelp } from './create.js';
 import { jsonText } from './json.js';
 import type { ImgCommand } from './options.js';
 import { commandArguments, checkImageOpts, outputFormat, shared } from './options.js';
@@ -36,7 +37,7 @@ const spec = command({
       arg: 'OPTIONS',
       complete: 'create-options',
       of: 'targetFormat',
-      doc: 'options of the new format',
+      doc: "options of the new format, as in cluster_size=2M; '-o help' lists them",
     },
     targetFormat: {
       short: 'O',
@@ -98,6 +99,9 @@ async function run(program: Program, args: readonly string[]): Promise<number> {
     else if (key === 'imageOpts') asked.imageOpts = true;
     else if (key === 'forceShare') asked.forceShare = true;
     else if (key === 'object') await objects.add(value);
+  }
+  if (hasHelp(asked.optionTexts.join(','))) {
+    return printCreateHelp(program, asked.targetFormat, undefined);
   }
   const name = checkCombination(asked, operands);
   const result = await measureImage(program, objects, asked, name);
