@@ -66,7 +66,8 @@ export function isBelow(node: BlockNode | undefined, top: BlockNode): boolean {
 }
 
 /** What must be so that a node may be replaced. */
-export const unseen = 'guaranteed that doing so would not lead to an abrupt change of visible data';
+export const noVisibleChange =
+  'guaranteed that doing so would not lead to an abrupt change of visible data';
 
 /**
  * Whether nobody sees a change when a copy of `source` takes the place of `replaced`: it is the
@@ -74,7 +75,7 @@ export const unseen = 'guaranteed that doing so would not lead to an abrupt chan
  */
 export function isReplaceable(source: BlockNode, replaced: BlockNode): boolean {
   if (skipFilters(source) === skipFilters(replaced)) return true;
-  if (source.driver.name !== 'quorum') return false;
+  if (source.instance.members === undefined) return false;
   if (![...source.children.values()].some(({ node }) => skipFilters(node) === replaced))
     return false;
   return [...replaced.parents].every(

@@ -149,9 +149,9 @@ export const replicationDriver: Driver = {
   needsFile: true,
   optionNames: ['mode', 'top-id'],
   blockdev: t.struct('BlockdevOptionsReplication', {
+    ...onFile,
     mode: t.enumOf('primary', 'secondary', { name: 'ReplicationMode' }),
     'top-id': t.optional(t.str({ doc: 'secondary: device or node on top of the chain' })),
-    ...onFile,
   }),
   async open(context) {
     const file = await context.openChild('file', { role: Role.filtered | Role.primary });

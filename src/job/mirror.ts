@@ -23,7 +23,7 @@ import {
   moveEdges,
   movable,
   setBacking,
-  unseen,
+  noVisibleChange,
 } from '../block/insert-filter.js';
 import type { BlockNode } from '../block/node.js';
 import { openHeaderBacking } from '../block/open.js';
@@ -314,7 +314,9 @@ class Mirror implements HoldingWork {
     if (filter === undefined) return;
     if (!isReplaceable(source, replaces)) {
       const what = `'${replaces.name}' by '${target.name}'`;
-      filter.graph.notice(`Can no longer replace ${what}, because it can no longer be ${unseen}`);
+      filter.graph.notice(
+        `Can no longer replace ${what}, because it can no longer be ${noVisibleChange}`,
+      );
       throw new BlockError('EPERM');
     }
     target.refs++;

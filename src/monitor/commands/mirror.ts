@@ -1,5 +1,5 @@
 /** Commands that start mirrors. */
-import { isReplaceable, unseen } from '../../block/insert-filter.js';
+import { isReplaceable, noVisibleChange } from '../../block/insert-filter.js';
 import { below, hasZeroInit, skipFilters } from '../../block/status.js';
 import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
@@ -28,7 +28,7 @@ function replacedBy({ graph }: MonitorContext, source: BlockNode, name: string):
   checkOp(found, 'replace');
   if (isReplaceable(source, found)) return found;
   const what = `'${name}' by a node mirrored from '${source.name}'`;
-  throw new QmpError(`Cannot replace ${what}, because it cannot be ${unseen}`);
+  throw new QmpError(`Cannot replace ${what}, because it cannot be ${noVisibleChange}`);
 }
 
 type Ends = Pick<MirrorOptions, 'source' | 'target' | 'sync' | 'zeroTarget' | 'backing'>;
