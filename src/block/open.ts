@@ -54,10 +54,8 @@ export async function openNode(
     filename = undefined;
   }
   const { generic, own } = splitGeneric(options);
-  const flags = checkedFlags(
-    { ...defaultFlags, inactive: graph.opensInactive, ...spec.flags },
-    generic,
-  );
+  const asked = { ...defaultFlags, inactive: graph.opensInactive, ...spec.flags };
+  const flags = applyGeneric(asked, generic);
   const driver = await pickDriver(graph, filename, own, generic, how.protocolOnly);
   const plan: Plan = { graph, filename, options, generic, own, flags, how };
   if (driver?.kind === 'protocol') return openProtocol(plan, driver);
@@ -94,8 +92,8 @@ function jsonOptions(filename: string): NodeOptions {
   return nestOptions(value);
 }
 
-function checkedFlags(asked: OpenFlags, generic: GenericOptions): OpenFlags {
-  const flags = applyGeneric(asked, generic);
+/** Throws BlockError when options contradict each other; a format's file is told first. */
+function checkFlags(flags: OpenFlags, generic: GenericOptions): void {
   if (flags.forceShare && flags.writable) {
     throw new BlockError('EINVAL', 'force-share=on can only be used with read-only images');
   }
@@ -105,7 +103,6 @@ function checkedFlags(asked: OpenFlags, generic: GenericOptions): OpenFlags {
       'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
     );
   }
-  return flags;
 }
 
 /** A filter over an open node; the driver need not be in the catalogue. Throws BlockError. */
@@ -327,6 +324,7 @@ async function build(
   probed: boolean,
 ): Promise<BlockNode> {
   const { graph, generic, flags } = plan;
+  checkFlags(flags, generic);
   const node = new BlockNode({
     graph,
     name: nodeName(graph, generic['node-name']),

@@ -147,8 +147,11 @@ export function internalSnapshotAction(args: Infer<typeof blockdevSnapshotIntern
     const { device, name } = args;
     const node = rootNode(context, device);
     checkOp(node, 'internal-snapshot');
-    if (node.readOnly) throw new QmpError(`Device '${device}' is read only`);
+    const readOnly = new QmpError(`Device '${device}' is read only`);
+    if (node.staysReadOnly) throw readOnly;
     const snapshots = snapshotsOf(node, device);
+    // Somebody else may use the image.
+    if (node.readOnly) throw readOnly;
     if (name === '') throw new QmpError('Name is empty');
     if ((await snapshots.list()).some((each) => each.name === name)) {
       throw new QmpError(`Snapshot with name '${name}' already exists on device '${device}'`);

@@ -1,6 +1,6 @@
 /** Commands for all jobs, and those for jobs on disks, which are older. */
 import { blockdevAmendOptions, blockdevCreateOptions } from '../../catalog/blockdev-types.js';
-import { amendWork } from '../../job/blockdev-amend.js';
+import { amendOf, amendWork } from '../../job/blockdev-amend.js';
 import { createWork } from '../../job/blockdev-create.js';
 import type { Job } from '../../job/job.js';
 import { t } from '../../options/schema.js';
@@ -199,6 +199,8 @@ const blockdevAmend = defineCommand({
   givenOnly: true,
   run: async ({ graph, jobs }, { 'job-id': id, 'node-name': name, options, force }) => {
     const node = lookupNode(graph, undefined, name);
+    // Told before a wrong job id, as in QEMU.
+    amendOf(node, options);
     jobs.checkId(id);
     const work = amendWork(node, options, force === true);
     const job = await jobs.create({ id, work, autoDismiss: false });
