@@ -48,12 +48,17 @@ export function checkOp(node: BlockNode, op: BlockOp): void {
   throw new BlockError('EBUSY', `Node '${deviceOrNodeName(node)}' is busy: ${reason}`);
 }
 
-/** The name of the device that uses the node as its disk, else the node's own. */
-export function deviceOrNodeName(node: BlockNode): string {
+/** The name of the device that uses the node as its disk; empty: there is none. */
+export function deviceName(node: BlockNode): string {
   for (const [name, backend] of node.graph.backends) {
     if (backend.isInserted && backend.node === node) return name;
   }
-  return node.name;
+  return '';
+}
+
+/** The name of the device that uses the node as its disk, else the node's own. */
+export function deviceOrNodeName(node: BlockNode): string {
+  return deviceName(node) || node.name;
 }
 
 /** Why `op` is forbidden on `node`, the newest reason; undefined when it is not. */

@@ -11,6 +11,7 @@ import type { LuksVolume } from '../../block/crypto/luks.js';
 import { BlockError } from '../../block/errors.js';
 import type { BlockGraph } from '../../block/graph.js';
 import type { BlockNode } from '../../block/node.js';
+import { deviceName } from '../../block/op-blockers.js';
 import type { Allocator } from './allocate.js';
 import type { DirectoryEntry } from './bitmap-directory.js';
 import type { MetaCache } from './cache.js';
@@ -199,17 +200,23 @@ export class Qcow2Image {
 
   /**
    * Corruption was found. Fatal (only while the image is writable): the corrupt bit is set and the
-   * node refuses everything from now on. Returns the error for the request at hand.
+   * node refuses everything from now on. `where`: the bytes of the file that were about to be
+   * damaged. Returns the error for the request at hand.
    */
-  async corrupt(fatal: boolean, message: string): Promise<BlockError> {
+  async corrupt(
+    fatal: boolean,
+    message: string,
+    where?: { readonly offset: number; readonly size: number },
+  ): Promise<BlockError> {
     const grave = fatal && this.isWritable;
     const error = new BlockError('EIO', undefined, { node: this.node.name });
     if (this.#signaled && (!grave || this.has(Incompat.corrupt))) return error;
     this.#signaled = true;
     this.graph.emit('BLOCK_IMAGE_CORRUPTED', {
-      device: '',
+      device: deviceName(this.node),
       'node-name': this.node.name,
       msg: message,
+      ...where,
       fatal: grave,
     });
     if (!grave) {

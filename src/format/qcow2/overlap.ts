@@ -163,7 +163,7 @@ export class OverlapChecker {
    */
   check(ignore: number, offset: number, bytes: number): Promise<void> | undefined {
     const hit = this.find(ignore, offset, bytes);
-    if (hit !== 0) return this.#report(hit);
+    if (hit !== 0) return this.#report(hit, offset, bytes);
     const checks = this.#image.settings.overlapChecks & ~ignore;
     if ((checks & Overlap.inactiveL2) !== 0 && this.#image.snapshots.length > 0) {
       return this.#checkInactiveL2(offset, bytes);
@@ -183,11 +183,12 @@ export class OverlapChecker {
     return this.#image.hasDataFile ? undefined : this.check(0, host, bytes);
   }
 
-  async #report(hit: number): Promise<void> {
+  async #report(hit: number, offset: number, size: number): Promise<void> {
     const name = names.find(([bit]) => bit === hit)?.[1] ?? '';
     throw await this.#image.corrupt(
       true,
       `Preventing invalid write on metadata (overlaps with ${name})`,
+      { offset, size },
     );
   }
 
@@ -203,7 +204,8 @@ export class OverlapChecker {
         const l2 =
           (view.getUint32(at) & Entry.offsetHi) * 0x1_0000_0000 +
           ((view.getUint32(at + 4) & Entry.offsetLo) >>> 0);
-        if (l2 !== 0 && l2 >= from && l2 < offset + bytes) await this.#report(Overlap.inactiveL2);
+        if (l2 === 0 || l2 < from || l2 >= offset + bytes) continue;
+        await this.#report(Overlap.inactiveL2, offset, bytes);
       }
     }
   }
