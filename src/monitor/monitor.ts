@@ -18,6 +18,7 @@ import { HmpSession } from './hmp/session.js';
 import type { HmpHost } from './hmp/session.js';
 import type { HmpSink } from './hmp/run.js';
 import { runHmp } from './hmp/run.js';
+import { checkPreconfig } from './preconfig.js';
 import type { SessionHost } from './session.js';
 import { QmpSession } from './session.js';
 
@@ -107,6 +108,8 @@ export class Monitor implements SessionHost, HmpHost {
    */
   execute(command: Command, args: unknown): Promise<unknown> {
     return this.runExclusive(() => {
+      const context = this.#context();
+      checkPreconfig(context, command.name);
       const decl = command.args ?? noArguments;
       const how = { from: 'qmp', types: this.types, withoutDefaults: command.givenOnly } as const;
       if (command.takesMore === true && typeof args === 'object') {
@@ -114,9 +117,9 @@ export class Monitor implements SessionHost, HmpHost {
         const given = Object.entries(args ?? {});
         const own = given.filter(([name]) => Object.hasOwn(declared, name));
         const checked: unknown = parseValue(decl, Object.fromEntries(own), how);
-        return command.run(this.#context(), Object.assign(Object.fromEntries(given), checked));
+        return command.run(context, Object.assign(Object.fromEntries(given), checked));
       }
-      return command.run(this.#context(), parseValue(decl, args, how));
+      return command.run(context, parseValue(decl, args, how));
     });
   }
 

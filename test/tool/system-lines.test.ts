@@ -96,7 +96,11 @@ it('-preconfig: monitors come first, and a client has the machine made', async (
   const program = new DaemonProcess(binPath('vdisk-system'), args, undefined, ['-qmp', 'stdio']);
   await program.ready();
   const early = "The command 'stop' is permitted only after machine initialization has completed";
-  expect(await program.execute('stop')).toMatchObject({ error: { desc: early } });
+  // Before arguments are looked at.
+  for (const name of ['stop', 'device_add', 'job-pause', 'transaction', 'human-monitor-command']) {
+    const desc = early.replace('stop', name);
+    expect(await program.execute(name, { x: 1 })).toMatchObject({ error: { desc } });
+  }
   expect(await program.ok('query-status')).toEqual({ running: false, status: 'prelaunch' });
   await program.ok('x-exit-preconfig');
   expect(program.lines.seen.map(({ event }) => event)).toContain('RESUME');

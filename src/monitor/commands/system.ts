@@ -1,6 +1,5 @@
 /** Commands of a program with a machine; a storage daemon has none of them. */
 import { t } from '../../options/schema.js';
-import type { Command } from '../command.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { runHmp } from '../hmp/run.js';
@@ -157,33 +156,22 @@ const exitPreconfig = definePlainCommand({
   },
 });
 
-/** The same command, refused while `-preconfig` holds the machine back. */
-function onMachine<C extends Command>(command: C): C {
-  return {
-    ...command,
-    run: (context: MonitorContext, args: unknown) => {
-      if (context.machine?.isBeingMade !== true) return command.run(context, args);
-      const when = 'only after machine initialization has completed';
-      throw new QmpError(`The command '${command.name}' is permitted ${when}`);
-    },
-  };
-}
-
 /** What a program with a machine has besides the commands of a storage daemon. */
 export const systemCommands = [
   humanMonitorCommand,
   queryStatus,
   exitPreconfig,
-  onMachine(stop),
-  onMachine(cont),
-  onMachine(reset),
-  onMachine(powerDown),
+  stop,
+  cont,
+  reset,
+  powerDown,
   queryName,
   queryUuid,
   queryKvm,
-  onMachine(queryCpus),
+  queryCpus,
   ...mediumCommands,
   ...deviceCommands,
-  ...[...migrationCommands, ...snapshotJobCommands].map((each) => onMachine(each)),
+  ...migrationCommands,
+  ...snapshotJobCommands,
   ...replicationCommands,
 ] as const;
