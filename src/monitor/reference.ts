@@ -3,9 +3,13 @@ import type { Decl, Fields, Shape } from '../options/schema.js';
 import type { Command } from './command.js';
 import type { EventKind } from './events.js';
 
-/** The text of docs/qmp-reference.md. */
+/**
+ * The text of docs/qmp-reference.md. `common`: names of the commands that every program has; the
+ * others are marked as those of a machine.
+ */
 export function qmpReference(
   commands: readonly Command[],
+  common: ReadonlySet<string>,
   events: readonly EventKind[],
   types: ReadonlyMap<string, Decl>,
 ): string {
@@ -14,7 +18,8 @@ export function qmpReference(
     '# Commands and events of the monitor',
     '',
     'Made from the declarations in `src/monitor`; do not edit. How to talk to a monitor: [qmp.md]' +
-      '(qmp.md). A name with `?` may be left out; the value behind `=` is then taken.',
+      '(qmp.md). A name with `?` may be left out; the value behind `=` is then taken. Where nothing ' +
+      'else is said, `vdisk-storage-daemon`, `vdisk-system` and the library have a command.',
     '',
     '## Commands',
     '',
@@ -22,6 +27,7 @@ export function qmpReference(
   for (const command of [...commands].sort(byName)) {
     lines.push(`### ${command.name}`, '', command.doc, '');
     const marks = [
+      ...(common.has(command.name) ? [] : ['`vdisk-system` only']),
       ...(command.since === undefined ? [] : [`since QEMU ${command.since}`]),
       ...(command.features ?? []),
     ];
