@@ -5,8 +5,8 @@ import type { BlockNode } from '../block/node.js';
 import type { JobWork } from './work.js';
 
 /**
- * How the driver changes options of its images. Throws BlockError when it changes none, or `options`
- * are of another driver.
+ * How the driver changes options of its images. Throws BlockError when it changes none, or when
+ * `options` are of another driver.
  */
 export function amendOf({ driver, instance }: BlockNode, options: NodeOptions): BlockdevAmend {
   if (options['driver'] !== driver.name) {

@@ -17,8 +17,8 @@ export function qmpReference(
   const lines = [
     '# Commands and events of the monitor',
     '',
-    'Made from the declarations in `src/monitor`; do not edit. How to talk to a monitor: [qmp.md]' +
-      '(qmp.md). A name with `?` may be left out; the value behind `=` is then taken. Where nothing ' +
+    'Made from the declarations in `src/monitor`; do not edit. How to talk to a monitor: ' +
+      '[qmp.md](qmp.md). A name with `?` may be left out; the value behind `=` is then taken. Where nothing ' +
       'else is said, `vdisk-storage-daemon`, `vdisk-system` and the library have a command.',
     '',
     '## Commands',

@@ -1,5 +1,6 @@
-// Goal: the event BLOCK_IMAGE_CORRUPTED tells device, node, place and length as QEMU's does. Method:
-// an image whose refcounts call the cluster of its L1 table free, and a write that takes it.
+// Goal: the event BLOCK_IMAGE_CORRUPTED tells device, node, place and length as QEMU's does.
+// Method: an image whose refcounts call the cluster of its L1 table free, and a write that takes
+// it.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';

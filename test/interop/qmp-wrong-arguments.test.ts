@@ -3,6 +3,8 @@
 // from what our query-qmp-schema tells and spoilt here and there, go to both; a failure prints its
 // seed: VDISK_SEED=… repeats it. Left out are numbers of 2^53 and more, which we refuse by name.
 import { expect, it } from 'vitest';
+import type { SchemaType } from '../qmp/random-arguments.js';
+import { RandomArguments } from '../qmp/random-arguments.js';
 import type { Message } from '../qmp/support.js';
 import { DaemonProcess } from '../qmp/support.js';
 import {
@@ -15,23 +17,6 @@ import {
 } from '../support/index.js';
 
 const COUNT = Number(process.env['VDISK_STEPS'] ?? 600);
-
-interface Member {
-  readonly name: string;
-  readonly type: string;
-  readonly default?: unknown;
-}
-
-interface SchemaType {
-  readonly name: string;
-  readonly 'meta-type': string;
-  readonly 'json-type'?: string;
-  readonly 'element-type'?: string;
-  readonly 'arg-type'?: string;
-  readonly members?: readonly Member[];
-  readonly tag?: string;
-  readonly variants?: readonly { readonly case: string; readonly type: string }[];
-}
 
 /** Commands that end the connection, need the network, or that only one of the two has. */
 const leftOut = new Set([
@@ -55,70 +40,6 @@ const wrapped = /"(write-threshold|align)":-1/;
 /** Objects of which only one of the two has all properties; the empty reference. */
 const different =
   /"qom-type":"(authz-list-file|tls-\S+|throttle-group|main-loop)"|"(file|overlay)":""/;
-
-class Arguments {
-  readonly #types: ReadonlyMap<string, SchemaType>;
-  readonly #random: Random;
-
-  constructor(types: readonly SchemaType[], random: Random) {
-    this.#types = new Map(types.map((type) => [type.name, type]));
-    this.#random = random;
-  }
-
-  #pick<T>(of: readonly T[]): T {
-    return of[this.#random.int(0, of.length - 1)]!;
-  }
-
-  #wrong(): unknown {
-    return this.#pick([null, true, 0, -1, 5, 1.5, '', 'x', 'on', [], {}, [1], { x: 1 }]);
-  }
-
-  /** A value of a type, or, now and then, of another. */
-  make(name: string, depth = 0): unknown {
-    if (this.#random.chance(0.12)) return this.#wrong();
-    const type = this.#types.get(name)!;
-    switch (type['meta-type']) {
-      case 'builtin':
-        return this.#builtin(type['json-type']);
-      case 'enum':
-        return this.#pick([...type.members!.map((each) => each.name), 'bogus']);
-      case 'array': {
-        const count = this.#pick([1, 1, 2]);
-        return Array.from({ length: count }, () => this.make(type['element-type']!, depth + 1));
-      }
-      case 'alternate':
-        return this.make(this.#pick(type.members!).type, depth + 1);
-      default:
-        return depth > 5 ? {} : this.#object(type, depth);
-    }
-  }
-
-  #builtin(type: string | undefined): unknown {
-    if (type === 'string') return this.#pick(['n0', 'x', '', 'a/b', 'j', '__proto__']);
-    if (type === 'int') return this.#pick([0, 1, 512, 65536, 2 ** 31, 2 ** 32]);
-    if (type === 'number') return this.#pick([0, 1, 1.5]);
-    if (type === 'boolean') return this.#random.chance(0.5);
-    return type === 'null' ? null : this.#wrong();
-  }
-
-  #object(type: SchemaType, depth: number): Message {
-    const out: Message = {};
-    const fill = ({ members = [], tag, variants }: SchemaType): void => {
-      for (const member of members) {
-        const rate = 'default' in member ? 0.25 : 0.93;
-        if (this.#random.chance(rate)) out[member.name] = this.make(member.type, depth + 1);
-      }
-      const chosen = tag === undefined ? undefined : variants?.find((v) => v.case === out[tag]);
-      if (chosen !== undefined) fill(this.#types.get(chosen.type)!);
-    };
-    fill(type);
-    if (this.#random.chance(0.08)) {
-      const name = this.#pick(['bogus', '__proto__', 'constructor']);
-      Object.defineProperty(out, name, { value: this.#wrong(), enumerable: true });
-    }
-    return out;
-  }
-}
 
 /** Error class and text; names that each program makes for itself are taken away. */
 function told(reply: Message | undefined): string {
@@ -174,7 +95,7 @@ requiresQemu10('qemu-storage-daemon')('wrong arguments', () => {
     const theirs = await new Peer(findCommand('qemu-storage-daemon')!, tempDir()).begin();
     try {
       const types = (await ours.daemon.ok('query-qmp-schema')) as SchemaType[];
-      const make = new Arguments(types, random);
+      const make = new RandomArguments(types, random);
       const commands = types.filter(
         (type) => type['meta-type'] === 'command' && !leftOut.has(type.name),
       );
