@@ -162,8 +162,10 @@ const startMachine: Start = async () => {
   return peer;
 };
 
-const drivers =
-  /^(qcow2|raw|file|throttle|null-co|copy-on-read|blkdebug|quorum|copy-before-write|preallocate|bogus)$/;
+const drivers = new RegExp(
+  '^(qcow2|raw|file|throttle|null-co|copy-on-read|blkdebug|quorum|copy-before-write|' +
+    'preallocate|bogus)$',
+);
 const nodes = [
   'top',
   'mid',
@@ -203,8 +205,10 @@ function texts(member: string): readonly string[] {
   }
 }
 
-const leftOut =
-  /^(query-|qom-|quit|qmp_cap|human-|chardev-|nbd-server-|migrate|stop|cont|system_|x-exit|x-query|x-debug|device-list|xen-)/;
+const leftOut = new RegExp(
+  '^(query-|qom-|quit|qmp_cap|human-|chardev-|nbd-server-|migrate|stop|cont|system_|x-exit|' +
+    'x-query|x-debug|device-list|xen-)',
+);
 /** Drivers and servers that are beyond this process. */
 const outside = /"driver":"(ssh|nbd|https?|ftps?|iscsi|nfs|gluster|host_\w+|vvfat|io_uring)"/;
 
