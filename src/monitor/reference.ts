@@ -18,8 +18,9 @@ export function qmpReference(
     '# Commands and events of the monitor',
     '',
     'Made from the declarations in `src/monitor`; do not edit. How to talk to a monitor: ' +
-      '[qmp.md](qmp.md). A name with `?` may be left out; the value behind `=` is then ' +
-      'taken. Where nothing else is said, `vdisk-storage-daemon`, `vdisk-system` and the library have a command.',
+      '[qmp.md](qmp.md). A name with `?` may be left out; the value behind `=` is then taken. ' +
+      'Where nothing else is said, `vdisk-storage-daemon`, `vdisk-system` and the library have ' +
+      'a command.',
     '',
     '## Commands',
     '',
