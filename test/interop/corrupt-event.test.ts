@@ -14,7 +14,7 @@ async function damaged(): Promise<string> {
   await runOk(binPath('vdisk-img'), ['create', '-q', '-f', 'qcow2', path, '1M']);
   const bytes = readFileSync(path);
   const [l1, refcounts] = [0x28, 0x30].map((at) => Number(bytes.readBigUInt64BE(at)));
-  const block = Number(bytes.readBigUInt64BE(refcounts!));
+  const block = Number(bytes.readBigUInt64BE(refcounts));
   bytes.writeUInt16BE(0, block + (l1! / 65536) * 2);
   writeFileSync(path, bytes);
   return path;
