@@ -12,8 +12,8 @@
  *  A4  Devices and drives keep an edge without permissions meanwhile (`Child.suspended`); whoever
  *      else writes (an export, a job) does not let the node go: EPERM. While a machine is waited
  *      for, an active node lets others write until it is here.
- *  A5  If it throws, what was done so far stays: some nodes are inactive, others are not. Calling
- *      for the opposite brings all back.
+ *  A5  If it throws, the nodes that were changed so far are changed back; one that cannot be stays
+ *      as it is, and calling for the opposite brings all back.
  */
 import type { Child } from './child.js';
 import type {
@@ -67,28 +67,63 @@ export async function inactivateNode(node: BlockNode): Promise<void> {
   if (node.isActive && hasActiveParent(node)) {
     throw new BlockError('EPERM', 'Node has active parent node');
   }
-  await withDrained(node.graph, [node], () => inactivateDown(node));
+  await withDrained(node.graph, [node], () =>
+    orBack(activateOne, (done) => inactivateDown(node, done)),
+  );
 }
 
 /** Makes all nodes inactive. Throws BlockError (A5). */
 export async function inactivateAll(graph: BlockGraph): Promise<void> {
   const nodes = [...graph.nodes.values()];
-  await withDrained(graph, nodes, async () => {
-    for (const node of nodes) if (!hasActiveParent(node)) await inactivateDown(node);
-  });
+  await withDrained(graph, nodes, () =>
+    orBack(activateOne, async (done) => {
+      for (const node of nodes) if (!hasActiveParent(node)) await inactivateDown(node, done);
+    }),
+  );
 }
 
-/** Makes a node active, and all below it first. Throws BlockError (A5). */
-export async function activateNode(node: BlockNode): Promise<void> {
-  await withDrained(node.graph, [node], () => activateUp(node));
+/**
+ * Makes a node active, and all below it first. Resolves to a function that makes those inactive
+ * again which were. Throws BlockError (A5).
+ */
+export async function activateNode(node: BlockNode): Promise<() => Promise<void>> {
+  const { graph } = node;
+  const changed: BlockNode[] = [];
+  await withDrained(graph, [node], () =>
+    orBack(inactivateOne, (done) => activateUp(node, done), changed),
+  );
+  return () => withDrained(graph, changed, () => changeBack(inactivateOne, changed));
+}
+
+type Change = (node: BlockNode) => Promise<void>;
+
+/** Changes nodes back, the last one first; the failure of one hinders no other. */
+async function changeBack(back: Change, nodes: readonly BlockNode[]): Promise<void> {
+  for (const node of nodes.toReversed()) await back(node).catch(() => undefined);
+}
+
+/** Does `work`, which notes the nodes that it has changed, and takes it `back` when it throws. */
+async function orBack(
+  back: Change,
+  work: (done: BlockNode[]) => Promise<void>,
+  done: BlockNode[] = [],
+): Promise<void> {
+  try {
+    await work(done);
+  } catch (e) {
+    await changeBack(back, done);
+    throw e;
+  }
 }
 
 /** Makes all nodes active. Throws BlockError (A5). */
 export async function activateAll(graph: BlockGraph): Promise<void> {
   const nodes = [...graph.nodes.values()].filter((node) => !node.isActive);
-  await withDrained(graph, nodes, async () => {
-    for (const node of nodes) await activateUp(node);
-  });
+  await withDrained(graph, nodes, () =>
+    orBack(inactivateOne, async (done) => {
+      for (const node of nodes) await activateUp(node, done);
+    }),
+  );
   for (const node of graph.nodes.values()) if (node.isActive) await endSharing(node);
 }
 
@@ -123,10 +158,13 @@ export async function withDrained(
   }
 }
 
-async function inactivateDown(node: BlockNode): Promise<void> {
+async function inactivateDown(node: BlockNode, done: BlockNode[]): Promise<void> {
   if (hasActiveParent(node)) return;
-  if (node.isActive) await inactivateOne(node);
-  for (const { node: child } of [...node.children.values()]) await inactivateDown(child);
+  if (node.isActive) {
+    await inactivateOne(node);
+    done.push(node);
+  }
+  for (const { node: child } of [...node.children.values()]) await inactivateDown(child, done);
 }
 
 async function inactivateOne(node: BlockNode): Promise<void> {
@@ -180,9 +218,11 @@ function driverOptions(node: BlockNode): NodeOptions {
   );
 }
 
-async function activateUp(node: BlockNode): Promise<void> {
-  for (const { node: child } of [...node.children.values()]) await activateUp(child);
-  if (!node.isActive) await activateOne(node);
+async function activateUp(node: BlockNode, done: BlockNode[]): Promise<void> {
+  for (const { node: child } of [...node.children.values()]) await activateUp(child, done);
+  if (node.isActive) return;
+  await activateOne(node);
+  done.push(node);
 }
 
 async function activateOne(node: BlockNode): Promise<void> {

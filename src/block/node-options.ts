@@ -22,6 +22,9 @@ export const genericOptions = t.struct('BlockdevOptions', {
       'no-flush': t.optional(t.bool({ doc: 'ignore flush requests', reopen: true })),
     }),
   ),
+  active: t.optional(
+    t.bool({ doc: 'off: leave the image to others until blockdev-set-active; default on' }),
+  ),
   'read-only': t.optional(t.bool({ doc: 'open without writing', reopen: true })),
   'auto-read-only': t.optional(
     t.bool({ doc: 'fall back to read-only where writing is not possible', reopen: true }),
@@ -29,9 +32,6 @@ export const genericOptions = t.struct('BlockdevOptions', {
   'force-share': t.optional(t.bool({ doc: 'accept other writers; needs read-only=on' })),
   'detect-zeroes': t.optional(
     t.enumOf('off', 'on', 'unmap', { doc: 'turn writes of zeroes into zero writes' }),
-  ),
-  active: t.optional(
-    t.bool({ doc: 'off: leave the image to others until blockdev-set-active; default on' }),
   ),
 });
 

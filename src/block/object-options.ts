@@ -9,7 +9,11 @@ import { throttleLimits } from './throttle-group.js';
 export const secretOptions = t.struct('SecretProperties', {
   data: t.optional(t.str({ doc: 'the secret itself', secret: true })),
   file: t.optional(t.str({ doc: 'file that holds the secret' })),
-  format: t.enumOf('raw', 'base64', { default: 'raw', doc: 'how data or file are written' }),
+  format: t.enumOf('raw', 'base64', {
+    name: 'QCryptoSecretFormat',
+    default: 'raw',
+    doc: 'how data or file are written',
+  }),
   keyid: t.optional(t.str({ doc: 'secret with the AES-256 key that decrypts this one' })),
   iv: t.optional(t.str({ doc: 'initialization vector of that encryption, in base64' })),
 });
@@ -17,6 +21,7 @@ export const secretOptions = t.struct('SecretProperties', {
 const credentialFields = {
   dir: t.optional(t.str({ doc: 'folder with the keys and certificates' })),
   endpoint: t.enumOf('client', 'server', {
+    name: 'QCryptoTLSCredsEndpoint',
     default: 'client',
     doc: 'which end of the connection they are for',
   }),
@@ -37,12 +42,20 @@ export const pskOptions = t.struct('TlsCredsPskProperties', {
 
 export const ruleOptions = t.struct('QAuthZListRule', {
   match: t.str({ doc: 'name or pattern' }),
-  policy: t.enumOf('deny', 'allow', { doc: 'what happens to those that fit' }),
-  format: t.enumOf('exact', 'glob', { default: 'exact', doc: 'how the name is compared' }),
+  policy: t.enumOf('deny', 'allow', {
+    name: 'QAuthZListPolicy',
+    doc: 'what happens to those that fit',
+  }),
+  format: t.enumOf('exact', 'glob', {
+    name: 'QAuthZListFormat',
+    default: 'exact',
+    doc: 'how the name is compared',
+  }),
 });
 
 export const listOptions = t.struct('AuthZListProperties', {
   policy: t.enumOf('deny', 'allow', {
+    name: 'QAuthZListPolicy',
     default: 'deny',
     doc: 'what happens to those that fit no rule',
   }),
@@ -69,16 +82,16 @@ export const throttleGroupOptions = t.struct('ThrottleGroupProperties', {
 });
 
 const loopFields = {
-  'aio-max-batch': t.optional(t.int({}, { doc: 'accepted; one loop serves all here' })),
-  'thread-pool-min': t.optional(t.int({}, { doc: 'accepted and of no effect' })),
-  'thread-pool-max': t.optional(t.int({}, { doc: 'accepted and of no effect' })),
+  'aio-max-batch': t.int({}, { default: 0, doc: 'accepted; one loop serves all here' }),
+  'thread-pool-min': t.int({}, { default: 0, doc: 'accepted and of no effect' }),
+  'thread-pool-max': t.int({}, { default: 64, doc: 'accepted and of no effect' }),
 };
 
 export const iothreadOptions = t.struct('IothreadProperties', {
   ...loopFields,
-  'poll-max-ns': t.optional(t.int({}, { doc: 'accepted and of no effect' })),
-  'poll-grow': t.optional(t.int({}, { doc: 'accepted and of no effect' })),
-  'poll-shrink': t.optional(t.int({}, { doc: 'accepted and of no effect' })),
+  'poll-max-ns': t.int({}, { default: 32768, doc: 'accepted and of no effect' }),
+  'poll-grow': t.int({}, { default: 0, doc: 'accepted and of no effect' }),
+  'poll-shrink': t.int({}, { default: 0, doc: 'accepted and of no effect' }),
 });
 
 /** Every kind of object with its properties. */

@@ -15,9 +15,12 @@ import { QmpError } from './qmp-error.js';
 /** Serves one peer; calls `gone` when it has left. */
 export type Frontend = (stream: ByteStream, gone: () => void) => void;
 
+type ChardevKind = 'null' | 'socket' | 'stdio';
+
 /** What `query-chardev` tells of a device. */
 export interface Chardev {
   readonly id: string;
+  readonly kind: ChardevKind;
   /** What is at the other end, as QEMU words it (`unix:/run/qmp,server=on`). */
   readonly filename: string;
   /** Somebody serves its peers. */
@@ -50,12 +53,12 @@ export const chardevBackends = [
 ] as const;
 
 /** Kinds that there are here. */
-export const supportedBackends = ['null', 'socket', 'stdio'] as const;
+export const supportedBackends: readonly ChardevKind[] = ['null', 'socket', 'stdio'];
 
 class Device implements Chardev {
   readonly id: string;
+  readonly kind: ChardevKind;
   readonly #name: string;
-  readonly #isSocket: boolean;
   readonly #waiting: ByteStream[] = [];
   #current: ByteStream | undefined;
   #frontend: Frontend | undefined;
@@ -63,14 +66,15 @@ class Device implements Chardev {
   #arrived: (() => void) | undefined;
   #closed = false;
 
-  constructor(id: string, name: string, isSocket: boolean) {
+  constructor(id: string, kind: ChardevKind, name: string = kind) {
     this.id = id;
+    this.kind = kind;
     this.#name = name;
-    this.#isSocket = isSocket;
   }
 
   get filename(): string {
-    const isOpen = !this.#isSocket || this.#current !== undefined || this.#waiting.length > 0;
+    const isOpen =
+      this.kind !== 'socket' || this.#current !== undefined || this.#waiting.length > 0;
     return isOpen ? this.#name : `disconnected:${this.#name}`;
   }
 
@@ -207,7 +211,7 @@ export class Chardevs {
     switch (backend) {
       case 'null':
         options.end();
-        return new Device(id, 'null', false);
+        return new Device(id, 'null');
       case 'stdio': {
         if (options.bool('signal') === false) {
           throw new OptionError("Option 'signal=off' is not supported", 'signal');
@@ -218,7 +222,7 @@ export class Chardevs {
         }
         const { stdio } = await this.#loadSockets();
         if (stdio === undefined) throw new QmpError('There is no standard input here');
-        const device = new Device(id, 'stdio', false);
+        const device = new Device(id, 'stdio');
         device.accept(stdio());
         return device;
       }
@@ -241,7 +245,7 @@ export class Chardevs {
     const sockets = await this.#loadSockets();
     if (!isServer) {
       const stream = await sockets.connect(address);
-      const device = new Device(id, nameOf(address, false), true);
+      const device = new Device(id, 'socket', nameOf(address, false));
       device.accept(stream);
       return device;
     }
@@ -257,7 +261,7 @@ export class Chardevs {
       },
       { mode, backlog: 1 },
     );
-    const device = new Device(id, nameOf(listener.address, true), true);
+    const device = new Device(id, 'socket', nameOf(listener.address, true));
     device.listen(listener);
     const first = device.firstPeer();
     for (const stream of streams) device.accept(stream);

@@ -133,9 +133,9 @@ export class BlockExports {
     });
     backend.allowsInactive = options['allow-inactive'] ?? false;
     // Disks are brought to a machine that is yet to come through exports.
-    if (!backend.allowsInactive) await activateNode(node);
-    await backend.attach(node);
+    const giveUp = backend.allowsInactive ? undefined : await activateNode(node);
     try {
+      await backend.attach(node);
       backend.writeCache = options.writethrough !== true;
       const server = this.#theServer();
       const name = options.name ?? options['node-name'];
@@ -151,6 +151,7 @@ export class BlockExports {
       this.#exports.set(options.id, made);
     } catch (e) {
       await backend.close();
+      await giveUp?.();
       throw e;
     }
   }

@@ -10,6 +10,7 @@ import type { TlsCredentials } from '../host/socket.js';
 import type { AccessList } from '../lib/access-list.js';
 import { isAllowed } from '../lib/access-list.js';
 import { parseJson } from '../lib/json-text.js';
+import type { ObjectProperty } from '../monitor/objects.js';
 import { OptionError } from '../options/option-error.js';
 import type { Infer } from '../options/schema.js';
 import { parseValue } from '../options/schema.js';
@@ -20,13 +21,16 @@ import {
   simpleOptions,
   x509Options,
 } from '../block/object-options.js';
+import { propertiesOf } from './object-properties.js';
 
 /** Says whether a TLS identity may connect. */
 export type Authorization = (identity: string) => boolean;
 
-export type NetworkObject =
-  | { readonly tls: TlsCredentials; readonly authz?: undefined }
-  | { readonly authz: Authorization; readonly tls?: undefined };
+export interface NetworkObject {
+  readonly tls?: TlsCredentials;
+  readonly authz?: Authorization;
+  readonly properties: readonly ObjectProperty[];
+}
 
 type FindSecret = (id: string) => Promise<Uint8Array>;
 
@@ -38,6 +42,9 @@ const refused: Readonly<Record<string, string>> = {
   'authz-pam': 'authz-pam is not supported: there is no access to PAM; use authz-list-file',
 };
 
+/** Access lists may be changed to all that their options allow. */
+const allowAll = (): void => undefined;
+
 /** Makes an object for connections. Throws OptionError or BlockError. */
 export async function createNetworkObject(
   kind: string,
@@ -47,20 +54,28 @@ export async function createNetworkObject(
   secret: FindSecret,
 ): Promise<NetworkObject> {
   switch (kind) {
-    case 'tls-creds-x509':
-      return { tls: await x509(parseValue(x509Options, given, { from }), secret) };
-    case 'tls-creds-psk':
-      return { tls: psk(parseValue(pskOptions, given, { from })) };
+    case 'tls-creds-x509': {
+      const values = parseValue(x509Options, given, { from });
+      return { tls: await x509(values, secret), properties: propertiesOf(x509Options, values) };
+    }
+    case 'tls-creds-psk': {
+      const values = parseValue(pskOptions, given, { from });
+      return { tls: psk(values), properties: propertiesOf(pskOptions, values) };
+    }
     case 'authz-simple': {
-      const { identity } = parseValue(simpleOptions, given, { from });
-      return { authz: (name) => name === identity };
+      const values = parseValue(simpleOptions, given, { from });
+      const properties = propertiesOf(simpleOptions, values, allowAll);
+      return { authz: (name) => name === values.identity, properties };
     }
     case 'authz-list': {
       const list = parseValue(listOptions, given, { from });
-      return { authz: (name) => isAllowed(list, name) };
+      const properties = propertiesOf(listOptions, list, allowAll);
+      return { authz: (name) => isAllowed(list, name), properties };
     }
-    case 'authz-list-file':
-      return { authz: fromFile(parseValue(listFileOptions, given, { from })) };
+    case 'authz-list-file': {
+      const values = parseValue(listFileOptions, given, { from });
+      return { authz: fromFile(values), properties: propertiesOf(listFileOptions, values) };
+    }
     default:
       throw new OptionError(refused[kind] ?? `invalid object type: ${kind}`, id);
   }

@@ -13,12 +13,13 @@ import { OptionError } from '../options/option-error.js';
 import type { Decl, Infer } from '../options/schema.js';
 import { parseValue } from '../options/schema.js';
 import { objectKinds, secretOptions } from '../block/object-options.js';
-import type { ThrottleConfig } from '../block/throttle-group.js';
 import { ThrottleGroup, throttleConfig, throttleLimits } from '../block/throttle-group.js';
 import { nodeHost } from '../host/node/index.js';
 import type { TlsCredentials } from '../host/socket.js';
+import type { ObjectProperty } from '../monitor/objects.js';
 import { tryObjectHelp } from './daemon/object-help.js';
 import type { Authorization, NetworkObject } from './network-objects.js';
+import { checkLoop, propertiesOf, throttleGroupProperties } from './object-properties.js';
 import { Answer } from './program.js';
 
 type SecretOptions = Infer<typeof secretOptions>;
@@ -58,6 +59,7 @@ export class ToolObjects {
   readonly #secrets = new Map<string, Uint8Array>();
   /** Kind by id, in the order in which they were made. */
   readonly #kinds = new Map<string, string>();
+  readonly #properties = new Map<string, readonly ObjectProperty[]>();
   readonly #network = new Map<string, NetworkObject>();
   readonly #options: ObjectsOptions;
 
@@ -92,7 +94,7 @@ export class ToolObjects {
         `attempt to add duplicate property '${id}' to object (type 'container')`,
       );
     }
-    await this.#make(kind, id, rest, from);
+    this.#properties.set(id, await this.#make(kind, id, rest, from));
     this.#kinds.set(id, kind);
   }
 
@@ -101,19 +103,31 @@ export class ToolObjects {
     id: string,
     rest: Record<string, unknown>,
     from: 'qmp' | 'keyval',
-  ): Promise<void> {
+  ): Promise<readonly ObjectProperty[]> {
     const loop = loopKinds[kind];
     if (loop !== undefined) {
-      parseValue(loop, rest, { from });
-    } else if (kind === 'secret') {
-      this.#secrets.set(id, await this.#load(parseValue(secretOptions, rest, { from })));
-    } else if (kind === 'throttle-group') {
-      this.throttleGroups.set(id, makeThrottleGroup(id, rest, from));
-    } else {
-      const { createNetworkObject } = await import('./network-objects.js');
-      const find = (name: string): Promise<Uint8Array> => this.secret(name);
-      this.#network.set(id, await createNetworkObject(kind, id, rest, from, find));
+      const values = parseValue(loop, rest, { from }) as Record<string, unknown>;
+      checkLoop(values);
+      if (kind === 'main-loop' && [...this.#kinds.values()].includes(kind)) {
+        throw new BlockError('EINVAL', 'only one main-loop instance allowed');
+      }
+      return propertiesOf(loop, values, checkLoop);
     }
+    if (kind === 'secret') {
+      const values = parseValue(secretOptions, rest, { from });
+      this.#secrets.set(id, await this.#load(values));
+      return propertiesOf(secretOptions, values);
+    }
+    if (kind === 'throttle-group') {
+      const group = makeThrottleGroup(id, rest, from);
+      this.throttleGroups.set(id, group);
+      return throttleGroupProperties(group);
+    }
+    const { createNetworkObject } = await import('./network-objects.js');
+    const find = (name: string): Promise<Uint8Array> => this.secret(name);
+    const made = await createNetworkObject(kind, id, rest, from, find);
+    this.#network.set(id, made);
+    return made.properties;
   }
 
   /** Deletes an object. Throws BlockError when there is none, or when nodes use it. */
@@ -123,37 +137,19 @@ export class ToolObjects {
     if ((this.throttleGroups.get(id)?.memberCount ?? 0) > 0) {
       throw new BlockError('EBUSY', `object '${id}' is in use, can not be deleted`);
     }
-    for (const each of [this.#kinds, this.#secrets, this.#network, this.throttleGroups]) {
+    for (const each of [
+      this.#kinds,
+      this.#properties,
+      this.#secrets,
+      this.#network,
+      this.throttleGroups,
+    ]) {
       each.delete(id);
     }
   }
 
-  property(id: string, name: string): unknown {
-    const limits = limitsOf(this.#group(id, name).config);
-    if (name === 'limits') return limits;
-    const found = limits[name.replace(/^x-/, '')];
-    if (found === undefined || !name.startsWith('x-')) throw noProperty(name);
-    return found;
-  }
-
-  setProperty(id: string, name: string, value: unknown): void {
-    const group = this.#group(id, name);
-    if (name !== 'limits') {
-      this.property(id, name);
-      throw new BlockError('EPERM', 'Property cannot be set after initialization');
-    }
-    const old = limitsOf(group.config);
-    const given = parseValue(throttleLimits, value, { from: 'qmp' });
-    group.config = throttleConfig({ ...old, ...given });
-  }
-
-  /** The group of this id; the one kind of object whose properties can be asked for. */
-  #group(id: string, property: string): ThrottleGroup {
-    const group = this.throttleGroups.get(id);
-    if (group !== undefined && this.#kinds.has(id)) return group;
-    const kind = this.#kinds.get(id);
-    if (kind === undefined) throw new BlockError('ENOENT', `Device '${id}' not found`);
-    throw new BlockError('EINVAL', `Property '${kind}.${property}' not found`);
+  properties(id: string): readonly ObjectProperty[] {
+    return this.#properties.get(id) ?? [];
   }
 
   /** Ids and kinds of all objects, the oldest first. */
@@ -230,21 +226,6 @@ function makeThrottleGroup(
   }
   const config = throttleConfig(parseValue(throttleLimits, limits, { from: 'qmp' }));
   return new ThrottleGroup(id, nodeHost().clock, config);
-}
-
-/** All limits of a configuration, as QMP's ThrottleLimits. */
-function limitsOf({ buckets, opSize }: ThrottleConfig): Record<string, number> {
-  const limits: Record<string, number> = { 'iops-size': opSize };
-  for (const [name, { average, max, maxLength }] of Object.entries(buckets)) {
-    limits[name] = average;
-    limits[`${name}-max`] = max;
-    limits[`${name}-max-length`] = maxLength;
-  }
-  return limits;
-}
-
-function noProperty(name: string): BlockError {
-  return new BlockError('EINVAL', `Property 'throttle-group.${name}' not found`);
 }
 
 function keyval(text: string): Record<string, unknown> {

@@ -138,7 +138,11 @@ const setActive = defineCommand({
   run: async ({ graph }, args) => {
     const name = args['node-name'];
     const node = name === undefined ? undefined : findNode(graph, name);
-    if (args.active) return node === undefined ? activateAll(graph) : activateNode(node);
+    if (args.active) {
+      if (node === undefined) await activateAll(graph);
+      else await activateNode(node);
+      return;
+    }
     try {
       if (node === undefined) await inactivateAll(graph);
       else await inactivateNode(node);

@@ -5,7 +5,7 @@ import { t } from '../../options/schema.js';
 import { defineCommand, definePlainCommand } from '../command.js';
 import { tryDevice } from '../devices.js';
 import { QmpError } from '../qmp-error.js';
-import { deviceProperty, qomList, tryQomDevice } from './qom.js';
+import { findProperty, findQomNode, qomList } from './qom.js';
 
 const objectAdd = defineCommand({
   name: 'object-add',
@@ -26,16 +26,8 @@ const objectDel = defineCommand({
   },
 });
 
-/** The id in a path of an object: `g0`, `/objects/g0`. Throws QmpError for other paths. */
-function objectId(path: string, ids: readonly (readonly [string, string])[]): string {
-  const id = path.replace(/^\/objects\//, '');
-  if (ids.some(([each]) => each === id)) return id;
-  throw new QmpError(`Device '${path}' not found`, 'DeviceNotFound');
-}
-
 /** Another node becomes what a device with a medium uses. Throws QmpError, BlockError. */
-async function setDeviceProperty(backend: Backend, name: string, value: unknown): Promise<void> {
-  if (name !== 'drive') throw new QmpError(`Property '${name}' of a device cannot be changed`);
+async function setDrive(backend: Backend, value: unknown): Promise<void> {
   if (typeof value !== 'string') {
     throw new QmpError("Invalid parameter type for 'drive', expected: string");
   }
@@ -61,27 +53,35 @@ const property = {
 
 const qomGet = defineCommand({
   name: 'qom-get',
-  doc: 'Tells a property of a device, or of a throttle group.',
+  doc: 'Tells a property of a device or object.',
   args: t.struct('q_obj_qom-get-arg', property),
   returns: t.any(),
   since: '1.2',
   run: (context, args) => {
-    const device = tryQomDevice(context.machine, args.path);
-    if (device !== undefined) return deviceProperty(device, args.property);
-    const { objects } = context;
-    return objects.property(objectId(args.path, objects.list()), args.property);
+    const node = findQomNode(context, args.path);
+    const { get } = findProperty(node, args.property);
+    if (get !== undefined) return get();
+    throw new QmpError(`Property '${node.type}.${args.property}' is not readable`);
   },
 });
 
 const qomSet = defineCommand({
   name: 'qom-set',
-  doc: 'Changes a property: the limits of a throttle group, or the drive of a device.',
+  doc: 'Changes a property: of an object, or the drive of a device.',
   args: t.struct('q_obj_qom-set-arg', { ...property, value: t.any() }),
   since: '1.2',
-  run: async ({ graph, objects }, args) => {
-    const backend = tryDevice(graph, args.path);
-    if (backend !== undefined) await setDeviceProperty(backend, args.property, args.value);
-    else objects.setProperty(objectId(args.path, objects.list()), args.property, args.value);
+  run: async (context, args) => {
+    const backend = tryDevice(context.graph, args.path);
+    if (backend !== undefined && args.property === 'drive') {
+      await setDrive(backend, args.value);
+      return;
+    }
+    const node = findQomNode(context, args.path);
+    const { set } = findProperty(node, args.property);
+    if (set === undefined) {
+      throw new QmpError(`Property '${node.type}.${args.property}' is not writable`);
+    }
+    set(args.value);
   },
 });
 
@@ -103,14 +103,23 @@ const queryIothreads = definePlainCommand({
     objects
       .list()
       .filter(([, kind]) => kind === 'iothread')
-      .map(([id]) => ({
-        id,
-        'thread-id': 0,
-        'poll-max-ns': 0,
-        'poll-grow': 0,
-        'poll-shrink': 0,
-        'aio-max-batch': 0,
-      })),
+      .map(([id]) => {
+        const number = (name: string): number =>
+          Number(
+            objects
+              .properties(id)
+              .find((each) => each.name === name)
+              ?.get?.(),
+          );
+        return {
+          id,
+          'thread-id': 0,
+          'poll-max-ns': number('poll-max-ns'),
+          'poll-grow': number('poll-grow'),
+          'poll-shrink': number('poll-shrink'),
+          'aio-max-batch': number('aio-max-batch'),
+        };
+      }),
 });
 
 export const objectCommands = [

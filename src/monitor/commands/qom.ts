@@ -3,89 +3,115 @@ import { describeFields } from '../../options/help.js';
 import { t } from '../../options/schema.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
-import type { DeviceFacts, MachineControl } from '../machine.js';
+import type { DeviceFacts } from '../machine.js';
+import type { ObjectProperty } from '../objects.js';
 import { QmpError } from '../qmp-error.js';
 
-/** The device with a path, which an id or the end of a path may stand for. */
-export function tryQomDevice(
-  machine: MachineControl | undefined,
-  path: string,
-): DeviceFacts | undefined {
-  const isDevice = (each: DeviceFacts): boolean =>
-    each.path === path || each.path === `/machine/peripheral/${path}`;
-  return machine?.devices().find(isDevice);
-}
-
-interface Property {
-  readonly name: string;
+/** An object of the tree, with those below it. */
+interface QomNode {
   readonly type: string;
-  readonly value: unknown;
+  readonly properties: readonly ObjectProperty[];
+  readonly children: Map<string, QomNode>;
 }
 
-/** Properties that every device has, and its own. */
-function properties(device: DeviceFacts): Property[] {
-  const { type, bus, declared } = device;
+function makeNode(type: string, properties: readonly ObjectProperty[] = []): QomNode {
+  const own = { name: 'type', type: 'string', get: () => type };
+  return { type, properties: [own, ...properties], children: new Map() };
+}
+
+/** Properties that every device has, and its own, none of which can be changed once it is there. */
+function deviceProperties(device: DeviceFacts): ObjectProperty[] {
+  const { bus, declared, path, type } = device;
   const { id: _id, ...given } = device.properties;
+  const id = /^\/machine\/peripheral\/(.*)/.exec(path)?.[1];
+  const who = id === undefined ? 'anonymous device' : `device '${id}'`;
   const own = describeFields(declared).map(({ name, type: kind, meta }) => {
     const value = given[name] ?? meta.default ?? '';
     // On a command line everything is a text.
     const isNumber = typeof value === 'string' && typeof meta.default === 'number';
+    const converted = isNumber ? Number(value) : value === 'on' && kind === 'bool' ? true : value;
     return {
       name,
       type: kind === 'string' ? 'str' : kind,
-      value: isNumber ? Number(value) : value === 'on' && kind === 'bool' ? true : value,
+      get: () => (typeof converted === 'bigint' ? Number(converted) : converted),
+      set: () => {
+        const text = `Attempt to set property '${name}' on ${who} (type '${type}')`;
+        throw new QmpError(`${text} after it was realized`);
+      },
     };
   });
   return [
-    { name: 'type', type: 'string', value: type },
-    { name: 'parent_bus', type: 'link<bus>', value: bus ?? '' },
-    { name: 'realized', type: 'bool', value: true },
+    { name: 'parent_bus', type: 'link<bus>', get: () => bus ?? '' },
+    { name: 'realized', type: 'bool', get: () => true },
     ...own,
   ];
 }
 
-/** A property of a device. Throws QmpError. */
-export function deviceProperty(device: DeviceFacts, name: string): unknown {
-  const found = properties(device).find((each) => each.name === name);
-  if (found === undefined) throw new QmpError(`Property '${device.type}.${name}' not found`);
-  return typeof found.value === 'bigint' ? Number(found.value) : found.value;
-}
-
-interface Entry {
-  readonly name: string;
-  readonly type: string;
-}
-
-/** What is in a folder of the tree, with what all have; undefined: there is no such folder. */
-function tryFolder({ machine, objects }: MonitorContext, path: string): Entry[] | undefined {
-  const type = { name: 'type', type: 'string' };
-  const child = (name: string, of: string): Entry => ({ name, type: `child<${of}>` });
-  const inside = (folder: string): Entry[] =>
-    (machine?.devices() ?? [])
-      .filter((each) => each.path.startsWith(`${folder}/`))
-      .map((each) => child(each.path.slice(folder.length + 1), each.type));
-  switch (path) {
-    case '/':
-      return [
-        type,
-        child('objects', 'container'),
-        ...(machine === undefined ? [] : [child('machine', 'machine')]),
-      ];
-    case '/objects':
-      return [type, ...objects.list().map(([id, kind]) => child(id, kind))];
-    case '/machine':
-      if (machine === undefined) return undefined;
-      return [
-        type,
-        ...['peripheral', 'peripheral-anon', 'unattached'].map((each) => child(each, 'container')),
-      ];
-    case '/machine/peripheral':
-    case '/machine/peripheral-anon':
-    case '/machine/unattached':
-      return machine === undefined ? undefined : [type, ...inside(path)];
-    default:
-      return undefined;
+/** The whole tree as it is now. */
+function qomTree({ machine, objects, chardevs }: MonitorContext): QomNode {
+  const root = makeNode('container');
+  const folder = (name: string, within = root, type = 'container'): QomNode => {
+    const made = makeNode(type);
+    within.children.set(name, made);
+    return made;
+  };
+  const made = folder('objects');
+  for (const [id, kind] of objects.list()) {
+    made.children.set(id, makeNode(kind, objects.properties(id)));
   }
+  const streams = folder('chardevs');
+  for (const { id, kind } of chardevs.list()) streams.children.set(id, makeNode(`chardev-${kind}`));
+  folder('backend');
+  if (machine === undefined) return root;
+  const top = folder('machine', root, 'machine');
+  const places = ['peripheral', 'peripheral-anon', 'unattached'].map((name) => {
+    return [`/machine/${name}/`, folder(name, top)] as const;
+  });
+  for (const device of machine.devices()) {
+    const place = places.find(([start]) => device.path.startsWith(start));
+    const node = makeNode(device.type, deviceProperties(device));
+    place?.[1].children.set(device.path.slice(place[0].length), node);
+  }
+  return root;
+}
+
+function tryWalk(from: QomNode, names: readonly string[]): QomNode | undefined {
+  let at: QomNode | undefined = from;
+  for (const name of names) at = at?.children.get(name);
+  return at;
+}
+
+/** All objects to which the end of a path leads. */
+function walkAnywhere(from: QomNode, names: readonly string[]): QomNode[] {
+  const here = tryWalk(from, names);
+  const below = [...from.children.values()].flatMap((each) => walkAnywhere(each, names));
+  return here === undefined ? below : [here, ...below];
+}
+
+/** What a path may mean: one from `/` at most one object, the end of a path each that fits. */
+function candidates(context: MonitorContext, path: string): QomNode[] {
+  const names = path.split('/').filter((each) => each !== '');
+  if (!path.startsWith('/')) return names.length === 0 ? [] : walkAnywhere(qomTree(context), names);
+  const found = tryWalk(qomTree(context), names);
+  return found === undefined ? [] : [found];
+}
+
+function noSuchPath(path: string): QmpError {
+  return new QmpError(`Device '${path}' not found`, 'DeviceNotFound');
+}
+
+/** The object with a path, or with this end of a path. Throws QmpError. */
+export function findQomNode(context: MonitorContext, path: string): QomNode {
+  const [found, second] = candidates(context, path);
+  if (found === undefined || second !== undefined) throw noSuchPath(path);
+  return found;
+}
+
+/** Throws QmpError when the object has no such property. */
+export function findProperty({ type, properties }: QomNode, name: string): ObjectProperty {
+  const found = properties.find((each) => each.name === name);
+  if (found === undefined) throw new QmpError(`Property '${type}.${name}' not found`);
+  return found;
 }
 
 export const propertyInfo = t.struct('ObjectPropertyInfo', {
@@ -104,11 +130,12 @@ export const qomList = defineCommand({
   returns: t.arrayOf(propertyInfo),
   since: '1.2',
   run: (context, { path }) => {
-    if (path === '') throw new QmpError("Path '' is ambiguous");
-    const folder = tryFolder(context, path.length > 1 ? path.replace(/\/$/, '') : path);
-    if (folder !== undefined) return folder;
-    const device = tryQomDevice(context.machine, path);
-    if (device === undefined) throw new QmpError(`Device '${path}' not found`, 'DeviceNotFound');
-    return properties(device).map(({ name, type }) => ({ name, type }));
+    const [node, second] = candidates(context, path);
+    if (path === '' || second !== undefined) throw new QmpError(`Path '${path}' is ambiguous`);
+    if (node === undefined) throw noSuchPath(path);
+    return [
+      ...node.properties.map(({ name, type }) => ({ name, type })),
+      ...[...node.children].map(([name, { type }]) => ({ name, type: `child<${type}>` })),
+    ];
   },
 });
