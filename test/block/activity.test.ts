@@ -10,8 +10,9 @@ import {
 } from '../../src/block/activity.js';
 import { addBitmap } from '../../src/block/bitmaps.js';
 import { createImage, prepareCreate } from '../../src/block/create.js';
-import type { Backend, BlockGraph, BlockNode } from '../../src/index.js';
-import { Perm } from '../../src/index.js';
+import type { BlockGraph, BlockNode } from '../../src/index.js';
+import { Backend, Perm } from '../../src/index.js';
+import { Iov } from '../../src/lib/iov.js';
 import {
   failure,
   failureCode,
@@ -53,6 +54,51 @@ async function pair(format: string): Promise<[Side, Side]> {
 }
 
 describe('an image that goes from machine to machine', () => {
+  it('is given up again when its format cannot be read, and taken once it can', async () => {
+    const [a, b] = await pair('qcow2');
+    await a.disk.write(0, filled(MiB, 0x11));
+    await inactivateAll(a.graph);
+    const raw = await testGraph({ host: a.graph.host }).openBackend(
+      { options: { driver: 'file', filename: '/d', locking: 'off' }, flags: { writable: true } },
+      { perm: Perm.consistentRead | Perm.write, shared: Perm.all, name: 'raw' },
+    );
+    const magic = await readBytes(raw, 0, 4);
+    await raw.write(0, filled(4, 0));
+    for (const take of [() => activateNode(b.node), () => activateAll(b.graph)]) {
+      expect(await failure(take())).toContain('Could not reopen qcow2 layer');
+      expect(b.node.isActive).toBe(false);
+      expect(b.node.file?.node.isActive).toBe(false);
+    }
+    await raw.write(0, Iov.of(magic));
+    await raw.close();
+    // The other side can have it: no lock was left.
+    await activateAll(a.graph);
+    expect(await readBytes(a.disk, 0, 4)).toEqual(filled(4, 0x11));
+    await inactivateAll(a.graph);
+    const giveUp = await activateNode(b.node);
+    expect(await readBytes(b.disk, 0, 4)).toEqual(filled(4, 0x11));
+    await giveUp();
+    expect([b.node.isActive, b.node.file?.node.isActive]).toEqual([false, false]);
+    await activateAll(a.graph);
+  });
+
+  it('stays active when it cannot be given up as a whole', async () => {
+    const [a] = await pair('qcow2');
+    const writer = new Backend({
+      graph: a.graph,
+      name: 'writer',
+      perm: Perm.write,
+      shared: Perm.all,
+    });
+    await writer.attach(a.node.file!.node);
+    expect(await failureCode(inactivateNode(a.node))).toBe('EPERM');
+    expect([a.node.isActive, a.node.file?.node.isActive]).toEqual([true, true]);
+    await a.disk.write(0, filled(512, 0x33));
+    await writer.close();
+    await inactivateNode(a.node);
+    expect(a.node.isActive).toBe(false);
+  });
+
   it('shows the other side what was written, and keeps both apart', async () => {
     const [a, b] = await pair('qcow2');
     await a.disk.write(0, filled(MiB, 0x11));

@@ -35,8 +35,8 @@ const leftOut = new Set([
 ]);
 /** Drivers that reach beyond this process. */
 const outside = /"driver":"(ssh|nbd|https?|ftps?|iscsi|nfs|gluster|host_\w+|file|vvfat)"/;
-/** Negative numbers that QEMU takes for great ones. */
-const wrapped = /"(write-threshold|align)":-1/;
+/** Negative numbers that QEMU takes for great ones, or dies of. */
+const wrapped = /"(write-threshold|align|size)":-1/;
 /** Objects of which only one of the two has all properties; the empty reference. */
 const different =
   /"qom-type":"(authz-list-file|tls-\S+|throttle-group|main-loop)"|"(file|overlay)":""/;

@@ -27,7 +27,7 @@ const questions: readonly (readonly [string, Message?])[] = [
 ];
 const ofMachine: typeof questions = [['qom-list', { path: '/machine/peripheral' }]];
 
-const images = ['base', 'mid', 'top', 'other', 'spare', 'over', 'extra', 'full'];
+const images = ['base', 'mid', 'top', 'other', 'spare', 'over', 'extra', 'full', 'idle'];
 
 async function makeImages(cwd: string): Promise<void> {
   const create = ['create', '-q', '-f', 'qcow2'];
@@ -68,6 +68,15 @@ const setup: readonly (readonly [string, Message])[] = [
   ['blockdev-add', { driver: 'qcow2', 'node-name': 'spare', file: file('spare'), backing: null }],
   ['blockdev-add', { driver: 'qcow2', 'node-name': 'over', file: file('over'), backing: null }],
   ['blockdev-add', { driver: 'qcow2', 'node-name': 'full', file: full }],
+  [
+    'blockdev-add',
+    {
+      driver: 'qcow2',
+      'node-name': 'idle',
+      active: false,
+      file: { ...file('idle'), active: false },
+    },
+  ],
   [
     'blockdev-add',
     { driver: 'throttle', 'node-name': 'limit', file: 'other', 'throttle-group': 'tg' },
@@ -291,6 +300,12 @@ const failing: readonly (readonly [string, string, Message, RegExp])[] = [
       'vote-threshold': 2,
       children: ['n0', { driver: 'null-co', 'node-name': 'child' }, file('missing')],
     },
+    /missing/,
+  ],
+  [
+    'an inactive node that is exported with a bitmap that is missing',
+    'block-export-add',
+    { type: 'nbd', id: 'new', 'node-name': 'idle', bitmaps: ['missing'] },
     /missing/,
   ],
   [
