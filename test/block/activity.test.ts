@@ -10,7 +10,7 @@ import {
 } from '../../src/block/activity.js';
 import { addBitmap } from '../../src/block/bitmaps.js';
 import { createImage, prepareCreate } from '../../src/block/create.js';
-import type { BlockGraph, BlockNode } from '../../src/index.js';
+import type { Backend, BlockGraph, BlockNode } from '../../src/index.js';
 import { Perm } from '../../src/index.js';
 import { Iov } from '../../src/lib/iov.js';
 import {
