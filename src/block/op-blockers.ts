@@ -66,7 +66,7 @@ function blockedBecause(node: BlockNode, op: BlockOp): string | undefined {
   const blocker = [...node.opBlockers].reverse().find((each) => each.except?.has(op) !== true);
   if (blocker !== undefined) return blocker.reason;
   if (allowedOnBacking.has(op)) return undefined;
-  for (const edge of node.parents) {
+  for (const edge of [...node.parents].reverse()) {
     const parent = edge.parent.asNode;
     if (parent === undefined || (edge.role & Role.cow) === 0) continue;
     return `node is used as backing hd of '${parent.name}'`;

@@ -58,24 +58,40 @@ function fromBase64(text: string, bytes: number): Uint8Array {
 
 const widths: Readonly<Record<string, number>> = { b: 1, w: 2, l: 4, q: 8 };
 
+/** Somebody who wants to know what a peer and the machine say to each other. */
+export interface QtestTraffic {
+  received(line: string): void;
+  sent(line: string): void;
+  /** The peer has gone. May be called more than once. */
+  gone(): void;
+}
+
+export interface QtestServerOptions {
+  /** Called when the peer is gone. */
+  readonly gone?: () => void;
+  readonly traffic?: QtestTraffic | undefined;
+}
+
 export class QtestServer {
   readonly #machine: Machine;
   readonly #stream: ByteStream;
+  readonly #traffic: QtestTraffic | undefined;
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
   #intercepting = false;
 
-  /** `gone` is called when the peer is. */
-  constructor(machine: Machine, stream: ByteStream, gone: () => void = (): void => undefined) {
+  constructor(machine: Machine, stream: ByteStream, { gone, traffic }: QtestServerOptions = {}) {
     this.#machine = machine;
     this.#stream = stream;
+    this.#traffic = traffic;
     stream.onData = (piece): void => {
       this.#take(piece);
     };
     stream.onClose = (): void => {
       if (this.#intercepting) machine.interrupts.onChange = undefined;
       void stream.end();
-      gone();
+      traffic?.gone();
+      gone?.();
     };
   }
 
@@ -105,10 +121,12 @@ export class QtestServer {
   }
 
   #send(line: string): void {
+    this.#traffic?.sent(line);
     this.#stream.write([encoder.encode(`${line}\n`)]);
   }
 
   #answer(line: string): void {
+    this.#traffic?.received(line);
     let answer: string;
     try {
       answer = this.#execute(line.split(' '));

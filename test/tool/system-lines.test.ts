@@ -1,8 +1,11 @@
 // Goal: what is wrong on vdisk-system's command line ends it with one line and status 1, and what
 // it cannot do is refused by name. Method: the program itself.
-import { expect, it } from 'vitest';
+import { readFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
 import { DaemonProcess } from '../qmp/support.js';
-import { binPath, run } from '../support/index.js';
+import { binPath, run, tempDir } from '../support/index.js';
 
 const program = binPath('vdisk-system');
 const bare = ['-nodefaults', '-accel', 'qtest', '-display', 'none'];
@@ -114,4 +117,77 @@ it('-preconfig: monitors come first, and a client has the machine made', async (
     error: { desc: 'The command is permitted only before machine initialization' },
   });
   expect(await program.quit()).toBe(0);
+});
+
+it('a drive that no device has leaves its node to others, and qemu-io writes to it all the same', async () => {
+  const drive = ['-drive', 'if=none,id=d,driver=null-co,read-zeroes=on,node-name=n'];
+  const device = ['-device', 'ide-hd,drive=n,id=disk'];
+  const { status, stdout, stderr } = await run(
+    program,
+    [...bare, ...drive, ...device, '-monitor', 'stdio'],
+    { input: 'info block\nqemu-io d "read 0 512"\nquit\n' },
+  );
+  expect(stderr).toBe('');
+  expect(stdout).toContain('d (n): ');
+  expect(stdout).toContain('n: json:{"read-zeroes": "on", "driver": "null-co"} (null-co)');
+  expect(stdout).toContain('Attached to:      disk');
+  expect(stdout).toContain('read 512/512 bytes at offset 0');
+  expect(status).toBe(0);
+
+  const alone = await run(program, [...bare, ...drive, '-monitor', 'stdio'], {
+    input: 'qemu-io d "write 0 512"\nquit\n',
+  });
+  expect(alone.stdout).toContain('wrote 512/512 bytes at offset 0');
+});
+
+describe('-qtest-log', () => {
+  const lines = [
+    /^\[I \d+\.\d{6}\] OPENED$/,
+    /^\[R \+\d+\.\d{6}\] endianness$/,
+    /^\[S \+\d+\.\d{6}\] OK little$/,
+    /^\[R \+\d+\.\d{6}\] nonsense 1$/,
+    /^\[S \+\d+\.\d{6}\] FAIL Unknown command 'nonsense'$/,
+    /^\[I \+\d+\.\d{6}\] CLOSED$/,
+  ];
+  const talk = async (more: readonly string[], cwd: string): Promise<string> => {
+    const peer = new DaemonProcess(
+      program,
+      [...bare, '-qtest', 'unix:qtest,server=on,wait=off', ...more],
+      cwd,
+      ['-qmp', 'stdio'],
+    );
+    await peer.ready();
+    const socket = connect(join(cwd, 'qtest'));
+    socket.write('endianness\nnonsense 1\n');
+    let answers = '';
+    for await (const piece of socket) {
+      answers += String(piece);
+      if (answers.endsWith("'nonsense'\n")) break;
+    }
+    await peer.quit();
+    return peer.stderr;
+  };
+
+  it('is the standard error', async () => {
+    const errors = await talk([], tempDir());
+    expect(errors.trimEnd().split('\n')).toEqual(
+      lines.map((line) => expect.stringMatching(line) as string),
+    );
+  });
+
+  it('is a file, or nothing', async () => {
+    const cwd = tempDir();
+    expect(await talk(['-qtest-log', 'log'], cwd)).toBe('');
+    expect(readFileSync(join(cwd, 'log'), 'utf8').trimEnd().split('\n')).toEqual(
+      lines.map((line) => expect.stringMatching(line) as string),
+    );
+    expect(await talk(['-qtest-log', 'none'], tempDir())).toBe('');
+  });
+
+  it('that cannot be written is told', async () => {
+    const args = ['-qtest', 'unix:q,server=on,wait=off', '-qtest-log', '/none/log'];
+    const { status, stderr } = await run(program, [...bare, ...args], { cwd: tempDir() });
+    expect(stderr).toMatch(/Failed to open '\/none\/log': No such file or directory\n$/);
+    expect(status).toBe(1);
+  });
 });

@@ -153,6 +153,10 @@ export async function makeDrive(
     ? new Backend({ graph, name: id, perm: 0, shared: Perm.all })
     : await openUnnamed(graph, how);
   try {
+    // Until a device has it, a drive hinders no other user of its node.
+    if (backend.isInserted) {
+      await backend.setPerms({ perm: Perm.consistentRead, shared: Perm.all });
+    }
     backend.name = id;
     backend.writeCache = how.cache.writeback;
     backend.mediumFlags = { writable: !how.readOnly, unmap: how.unmap, cache: how.cache };

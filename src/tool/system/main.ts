@@ -38,6 +38,7 @@ import type { GivenOption } from './options.js';
 import { readSystemOptions, SystemUsageError, systemOptions } from './options.js';
 import type { GuestEnd } from './processor.js';
 import { hasDisplay, makeGuest } from './processor.js';
+import { QtestLog } from './qtest-log.js';
 import { serveQtest, VirtualClock } from './qtest.js';
 
 /** As under QEMU's qtest accelerator every request counts as one of a millisecond. */
@@ -97,6 +98,7 @@ class System {
   #processor: V86Processor | undefined;
   #consoles: Consoles | undefined;
   #curses: Curses | undefined;
+  #qtestLog: QtestLog | undefined;
   /** The guest ended, and the program with it. */
   #end: (status: number) => void = () => undefined;
   readonly #ended = new Promise<number>((resolve) => {
@@ -486,10 +488,13 @@ class System {
     const id = await this.#chardev(words, 'qtest');
     const chardev = id === undefined ? undefined : this.#daemon.chardevs.find(id);
     if (chardev === undefined) throw new OptionError(`chardev "${id ?? ''}" not found`);
+    const path = this.#given.findLast(({ name }) => name === 'qtest-log')?.value;
+    const log = (this.#qtestLog ??= new QtestLog(path));
     chardev.attach((stream, gone) => {
       const { machine } = this.#control;
-      if (machine === undefined) serveQtest(stream, this.#clock, gone);
-      else new QtestServer(machine, stream, gone);
+      const options = { gone, traffic: log.peer() };
+      if (machine === undefined) serveQtest(stream, this.#clock, options);
+      else new QtestServer(machine, stream, options);
     });
   }
 
@@ -504,6 +509,7 @@ class System {
       await machine?.close();
       for (const id of [...this.#control.drives.keys()]) await this.#control.removeDrive(id);
     });
+    this.#qtestLog?.close();
   }
 }
 

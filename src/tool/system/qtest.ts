@@ -3,6 +3,7 @@
  * test programs that always connect find a peer.
  */
 import type { ByteStream } from '../../host/socket.js';
+import type { QtestServerOptions } from '../../machine/qtest.js';
 
 /** Longest line; longer ones end the connection. */
 const MAX_LINE = 1024 * 1024;
@@ -35,20 +36,28 @@ export function answerLine(line: string, clock: VirtualClock): string {
 }
 
 /** Serves one peer until it is `gone`. */
-export function serveQtest(stream: ByteStream, clock: VirtualClock, gone: () => void): void {
+export function serveQtest(
+  stream: ByteStream,
+  clock: VirtualClock,
+  { gone, traffic }: QtestServerOptions,
+): void {
   let held = '';
   stream.onData = (piece): void => {
     held += decoder.decode(piece, { stream: true });
     for (let end = held.indexOf('\n'); end >= 0; end = held.indexOf('\n')) {
       const line = held.slice(0, end);
       held = held.slice(end + 1);
-      stream.write([encoder.encode(`${safeAnswer(line, clock)}\n`)]);
+      traffic?.received(line);
+      const answer = safeAnswer(line, clock);
+      traffic?.sent(answer);
+      stream.write([encoder.encode(`${answer}\n`)]);
     }
     if (held.length > MAX_LINE) stream.destroy();
   };
   stream.onClose = (): void => {
     void stream.end();
-    gone();
+    traffic?.gone();
+    gone?.();
   };
 }
 
