@@ -140,6 +140,27 @@ it('a drive that no device has leaves its node to others, and qemu-io writes to 
   expect(alone.stdout).toContain('wrote 512/512 bytes at offset 0');
 });
 
+it('drives without a name are called by their interface and place', async () => {
+  const drives = ['ide,index=3', 'ide,media=cdrom', 'floppy', 'virtio', 'scsi,index=8', 'none'];
+  const { stdout } = await run(
+    program,
+    [
+      ...bare,
+      ...drives.flatMap((each) => ['-drive', `driver=null-co,read-zeroes=on,if=${each}`]),
+      ...['-monitor', 'stdio'],
+    ],
+    { input: 'info block\nquit\n' },
+  );
+  expect(stdout.match(/^\S+(?= \()/gmu)).toEqual([
+    'ide1-hd1',
+    'ide0-cd0',
+    'floppy0',
+    'virtio0',
+    'scsi1-hd1',
+    'none0',
+  ]);
+});
+
 describe('-qtest-log', () => {
   const lines = [
     /^\[I \d+\.\d{6}\] OPENED$/,

@@ -230,11 +230,10 @@ function readPlace(options: Options, around: DriveSurroundings): Place {
   return { interface: kind, bus, unit };
 }
 
-/** The name of a drive that got none: `ide0-hd0`, `virtio0`. */
+/** The name of a drive that got none: `ide0-hd0`, `virtio0`, `floppy0`. */
 function nameOf({ interface: kind, bus, unit }: Place, media: 'disk' | 'cdrom'): string {
-  const middle = kind === 'ide' || kind === 'scsi' ? (media === 'cdrom' ? '-cd' : '-hd') : '';
-  const busText = perBus[kind] === undefined ? '' : String(bus);
-  return `${kind}${busText}${middle}${String(unit)}`;
+  if (kind !== 'ide' && kind !== 'scsi') return `${kind}${String(unit)}`;
+  return `${kind}${String(bus)}-${media === 'cdrom' ? 'cd' : 'hd'}${String(unit)}`;
 }
 
 /** How the image is opened. */
