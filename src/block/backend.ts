@@ -29,8 +29,6 @@ export interface BackendUser {
   readonly isTrayOpen: boolean;
   /** The guest does not let the medium go. */
   readonly isLocked: boolean;
-  /** What became of its requests, when errors stop it. */
-  readonly ioStatus?: 'ok' | 'failed' | 'nospace';
   /** Somebody pressed the button: the guest is asked to let go; `force`: it is not asked. */
   requestEject(force: boolean): void;
   /** A medium was put in (true) or taken out. */
@@ -38,6 +36,9 @@ export interface BackendUser {
   /** Opens or closes the tray. */
   moveTray(open: boolean): void;
 }
+
+/** Whether the guest stands still for a request of a device that failed. */
+export type IoStatus = 'ok' | 'failed' | 'nospace';
 
 /** What a device does when a request fails. */
 export type ErrorAction = 'report' | 'ignore' | 'stop' | 'enospc';
@@ -66,6 +67,8 @@ export class Backend implements ChildParent {
   onReadError: ErrorAction = 'report';
   /** What it does when anything else fails. */
   onWriteError: ErrorAction = 'enospc';
+  /** Whether the guest waits for an error to be mended; undefined: the device never lets it. */
+  ioStatus: IoStatus | undefined;
   /** How a medium is opened that is put in later. */
   mediumFlags: Partial<OpenFlags> = {};
   /** What devices and other users of this backend count; see accounting.ts. */

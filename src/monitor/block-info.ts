@@ -75,6 +75,11 @@ function limitFacts(group: ThrottleGroup | undefined): Facts {
   return facts;
 }
 
+/** Whether there are errors that let the guest stand still. */
+function stopsGuest({ onReadError, onWriteError }: Backend): boolean {
+  return onReadError === 'stop' || onWriteError === 'stop' || onWriteError === 'enospc';
+}
+
 /** BlockInfo of a device. */
 export async function deviceInfo(backend: Backend): Promise<Facts> {
   const { user } = backend;
@@ -85,7 +90,7 @@ export async function deviceInfo(backend: Backend): Promise<Facts> {
     removable: user?.isRemovable ?? true,
     locked: user?.isLocked ?? false,
     tray_open: user?.hasTray === true ? user.isTrayOpen : undefined,
-    'io-status': user?.ioStatus,
+    'io-status': stopsGuest(backend) ? backend.ioStatus : undefined,
     inserted: backend.isInserted
       ? await blockDeviceInfo(visible(backend.node), false, backend)
       : undefined,

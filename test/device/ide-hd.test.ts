@@ -1,5 +1,6 @@
 // ide-hd behind the PIIX3: a driver in the test reads and writes by every kind of command and
 // compares with the backend's bytes; then errors, resets, hostile tables and random registers.
+import { deviceInfo } from '../../src/monitor/block-info.js';
 import { describe, expect, it } from 'vitest';
 import { readBytes, same, seededRandom, testSeed } from '../support/index.js';
 import { Random } from '../support/random.js';
@@ -219,7 +220,10 @@ describe('errors and resets', () => {
       'disk0',
       faulty([{ event: 'write_aio', errno: 28, once: true }]),
     );
+    const status = async (): Promise<unknown> => (await deviceInfo(disk))['io-status'];
+    expect(await status()).toBeUndefined();
     await test.machine.addDevice({ driver: 'ide-hd', drive: 'disk0', werror: 'stop' }, 'keyval');
+    expect(await status()).toBe('ok');
     const ide = new IdeDriver(test.machine);
     const data = seededRandom().bytes(512);
     ide.command(0x30, 7, 1);
@@ -227,6 +231,7 @@ describe('errors and resets', () => {
     await settled();
     expect(test.machine.isRunning).toBe(false);
     expect(test.machine.pauseReason).toBe('io-error');
+    expect(await status()).toBe('nospace');
     expect(ide.in(7) & 0x80).toBe(0x80);
     expect(test.events.map(({ name }) => name)).toEqual(['BLOCK_IO_ERROR']);
     expect(test.events[0]?.data).toMatchObject({
@@ -236,13 +241,17 @@ describe('errors and resets', () => {
     });
     test.machine.resume();
     expect(await ide.ready()).toBe(0x50);
+    expect(await status()).toBe('ok');
     same(await readBytes(disk, 7 * 512, 512), data);
   });
 
   it('rerror=report tells the guest, and the address of the sector', async () => {
     const test = await testMachine();
-    await addDrive(test.graph, 'disk0', faulty([{ event: 'read_aio', errno: 5 }]));
-    await test.machine.addDevice({ driver: 'ide-hd', drive: 'disk0' }, 'keyval');
+    const disk = await addDrive(test.graph, 'disk0', faulty([{ event: 'read_aio', errno: 5 }]));
+    const device = { driver: 'ide-hd', drive: 'disk0', werror: 'report' };
+    await test.machine.addDevice(device, 'keyval');
+    // No error lets the guest stand still.
+    expect(await deviceInfo(disk)).toMatchObject({ 'io-status': undefined });
     const ide = new IdeDriver(test.machine);
     ide.command(0x20, 0x1234, 2);
     expect((await ide.ready()) & ERR).toBe(ERR);

@@ -168,6 +168,7 @@ export async function claimDrive(
     rerror: properties.rerror ?? 'auto',
     werror: properties.werror ?? 'auto',
     writeCache: properties['write-cache'],
+    tellsStatus: properties.werror !== undefined,
   });
   const { 'account-invalid': invalid, 'account-failed': failed } = properties;
   if (invalid !== 'auto') backend.accounting.accountInvalid = invalid === 'on';

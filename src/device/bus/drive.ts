@@ -6,7 +6,7 @@
  * reset in the meantime gives it up (`abandon`), so that nothing old is ever repeated after the
  * guest has moved on.
  */
-import type { Backend, BackendUser, ErrorAction } from '../../block/backend.js';
+import type { Backend, BackendUser, IoStatus, ErrorAction } from '../../block/backend.js';
 import { BlockError, errorCode } from '../../block/errors.js';
 import { Perm } from '../../block/types.js';
 import { errnoText } from '../../lib/errno.js';
@@ -29,6 +29,8 @@ export interface DriveInit {
   readonly rerror: OnError;
   readonly werror: OnError;
   readonly writeCache: 'auto' | 'on' | 'off';
+  /** Queries tell whether the guest waits for it. */
+  readonly tellsStatus: boolean;
   /** The backend's length changed. */
   readonly resized: () => void;
 }
@@ -95,6 +97,7 @@ export class Drive {
     }
     if (init.rerror !== 'auto') backend.onReadError = init.rerror;
     if (init.werror !== 'auto') backend.onWriteError = init.werror;
+    backend.ioStatus = init.tellsStatus ? 'ok' : undefined;
     if (init.writeCache !== 'auto') backend.writeCache = init.writeCache === 'on';
     backend.onResize = init.resized;
     return new Drive(init);
@@ -105,6 +108,7 @@ export class Drive {
     this.abandon();
     this.backend.user = undefined;
     this.backend.onResize = undefined;
+    this.backend.ioStatus = undefined;
     await this.#context.releaseBackend(this.backend);
   }
 
@@ -185,8 +189,10 @@ export class Drive {
       if (action === 'ignore') return;
       if (action === 'report') throw failure;
       const { run } = this.#context;
+      this.#setStatus(errorCode(failure) === 'ENOSPC' ? 'nospace' : 'failed');
       run.stopForError();
       await run.whenRunning();
+      this.#setStatus('ok');
       if (generation !== this.#generation) throw new Abandoned('given up by a reset');
       try {
         await attempt();
@@ -195,6 +201,13 @@ export class Drive {
         failure = e;
       }
     }
+  }
+
+  /** The first failure is told until the guest goes on. */
+  #setStatus(status: IoStatus): void {
+    const { backend } = this;
+    if (backend.ioStatus === undefined) return;
+    if (status === 'ok' || backend.ioStatus === 'ok') backend.ioStatus = status;
   }
 
   /** What the policy says of an error. */
