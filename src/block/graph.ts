@@ -81,6 +81,8 @@ export class BlockGraph {
   readonly accountedNs: number | undefined;
   /** Nodes are opened inactive unless options say `active`: the machine is still elsewhere. */
   opensInactive = false;
+  /** The legacy AES encryption of qcow and qcow2 is for tools that convert away from it. */
+  refusesLegacyAes = false;
   readonly #onWarning: (message: string) => void;
   readonly #onNotice: (message: string) => void;
   readonly #onMismatch: ((message: string) => void) | undefined;

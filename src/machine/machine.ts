@@ -390,10 +390,11 @@ export class Machine {
       await this.#init.onDriveLeft?.(drive);
     }
     const name = device.id === undefined ? {} : { device: device.id };
-    this.#init.emit?.('DEVICE_DELETED', {
-      ...name,
-      path: `/machine/peripheral/${device.id ?? ''}`,
-    });
+    const path = `/machine/peripheral/${device.id ?? ''}`;
+    if (device.part !== undefined) {
+      this.#init.emit?.('DEVICE_DELETED', { path: `${path}/${device.part}` });
+    }
+    this.#init.emit?.('DEVICE_DELETED', { ...name, path });
   }
 
   /** Requests that wait for the guest to go on are given up: it never will. */

@@ -80,6 +80,8 @@ it('a device behind bridges goes when the guest ejects it, or at a reset', async
   const device = machine.tryDevice('v');
   await machine.requestRemoval(device!);
   expect(machine.ports.read(0xcc4, 4)).toBe(0);
+  // A virtio device tells of the part that it has as well, which has no id.
+  const gone = (): unknown[] => events.flatMap(({ data }) => data['device'] ?? []);
   machine.ports.write(0xcc8, 4, 2);
   await settled();
   expect(events).toEqual([]);
@@ -92,7 +94,7 @@ it('a device behind bridges goes when the guest ejects it, or at a reset', async
   machine.ports.write(0xcd0, 4, 2);
   machine.ports.write(0xcc8, 4, 2);
   await settled();
-  expect(events.map(({ data }) => data['device'])).toEqual(['v']);
+  expect(gone()).toEqual(['v']);
   await addDrive(graph, 'e', { driver: 'memory', size: 1 << 20 });
   await machine.addDevice({ driver: 'virtio-blk-pci', bus: 'b', id: 'w', drive: 'e' }, 'qmp', true);
   machine.ports.write(0xcd0, 4, 2);
@@ -100,7 +102,7 @@ it('a device behind bridges goes when the guest ejects it, or at a reset', async
   await machine.requestRemoval(machine.tryDevice('b')!);
   machine.reset();
   await settled();
-  expect(events.map(({ data }) => data['device'])).toEqual(['v', 'w', 'b']);
+  expect(gone()).toEqual(['v', 'w', 'b']);
   expect(machine.tryDevice('w')).toBeUndefined();
 });
 

@@ -47,6 +47,12 @@ it(
       .poll(() => came('BLOCK_JOB_CANCELLED', { device: 'slow' }), { timeout: LIMIT })
       .toBe(true);
     expect(came('DEVICE_DELETED', { device: 'disk0' })).toBe(true);
+    const gone = machine.lines.seen.filter(({ event }) => event === 'DEVICE_DELETED');
+    const path = '/machine/peripheral/disk0';
+    expect(gone.map(({ data }) => data)).toEqual([
+      { path: `${path}/virtio-backend` },
+      { device: 'disk0', path },
+    ]);
     expect(await machine.ok('query-jobs')).toEqual([]);
     expect(await machine.ok('query-block')).toEqual([]);
     const nodes = (await machine.ok('query-named-block-nodes', { flat: true })) as Message[];

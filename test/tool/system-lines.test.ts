@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { DaemonProcess } from '../qmp/support.js';
-import { binPath, run, tempDir } from '../support/index.js';
+import { binPath, run, runOk, tempDir } from '../support/index.js';
 
 const program = binPath('vdisk-system');
 const bare = ['-nodefaults', '-accel', 'qtest', '-display', 'none'];
@@ -158,6 +158,26 @@ it('drives without a name are called by their interface and place', async () => 
     'virtio0',
     'none0',
   ]);
+});
+
+it.each(['qcow', 'qcow2'])('legacy encryption of %s is refused', async (format) => {
+  const cwd = tempDir();
+  const secret = ['--object', 'secret,id=s,data=abc'];
+  const options = 'encrypt.format=aes,encrypt.key-secret=s';
+  const args = ['create', '-q', ...secret, '-f', format, '-o', options, 'i', '1M'];
+  await runOk(binPath('vdisk-img'), args, { cwd });
+  const { status, stderr } = await run(
+    program,
+    [
+      ...[...bare, '-object', 'secret,id=s,data=abc'],
+      ...['-drive', `if=none,format=${format},file=i,encrypt.key-secret=s`],
+    ],
+    { cwd },
+  );
+  expect(stderr).toContain(
+    `Use of AES-CBC encrypted ${format} images is no longer supported in system emulators`,
+  );
+  expect(status).toBe(1);
 });
 
 describe('-qtest-log', () => {

@@ -90,6 +90,8 @@ export interface Device {
   readonly id: string | undefined;
   /** Where it is. */
   readonly bus: Bus | undefined;
+  /** A part of it that is a device of its own among the machine's objects: its name there. */
+  readonly part?: string;
   /** Buses that it brings, known once it is realized. */
   readonly buses: readonly Bus[];
   /** The drive that it shows to the guest. */

@@ -76,6 +76,7 @@ type Properties = Infer<typeof properties>;
 
 class VirtioBlkPci implements Device, VirtioModel {
   readonly type: DeviceType;
+  readonly part = 'virtio-backend';
   readonly id: string | undefined;
   readonly buses = [];
   readonly bootindex: number;
@@ -134,7 +135,7 @@ class VirtioBlkPci implements Device, VirtioModel {
     const sizes = blockSizes(options);
     const isReadOnly = backend.node.staysReadOnly;
     // The disk proper is a part of the device on the bus.
-    const path = `${this.#init.qomPath}/virtio-backend`;
+    const path = `${this.#init.qomPath}/${this.part}`;
     const drive = await claim({
       user: fixedUser({ qdev: path, qomPath: path }),
       isReadOnly,

@@ -33,6 +33,7 @@ type Properties = Infer<typeof properties>;
 
 class VirtioMouse implements Device, VirtioModel {
   readonly type: DeviceType;
+  readonly part = 'virtio-backend';
   readonly id: string | undefined;
   readonly buses = [];
   readonly drive = undefined;

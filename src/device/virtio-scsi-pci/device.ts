@@ -61,6 +61,7 @@ type Properties = Infer<typeof properties>;
 
 class VirtioScsiPci implements Device, VirtioModel {
   readonly type: DeviceType;
+  readonly part = 'virtio-backend';
   readonly id: string | undefined;
   readonly drive = undefined;
   readonly buses: Bus[] = [];

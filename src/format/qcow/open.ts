@@ -52,9 +52,8 @@ async function openEncryption(
   const isEncrypted = fields.crypt_method === Crypt.aes;
   checkFormat(isEncrypted ? 'aes' : '', given);
   if (!isEncrypted || flags.noIo) return undefined;
-  const password = await graph.secret(secretId(given));
-  const { legacyAes } = await import('../../block/crypto/legacy-aes.js');
-  return legacyAes(await graph.crypto(), password);
+  const { openLegacyAes } = await import('../../block/crypto/legacy-aes.js');
+  return openLegacyAes(graph, 'qcow', secretId(given));
 }
 
 async function nameBacking(

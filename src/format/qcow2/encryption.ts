@@ -51,9 +51,8 @@ export async function openEncryption(context: OpenContext, image: Qcow2Image): P
     return;
   }
   if (noIo) return;
-  const password = await graph.secret(secretId(options));
-  const { legacyAes } = await import('../../block/crypto/legacy-aes.js');
-  image.crypto = cryptoBlock(legacyAes(await graph.crypto(), password), false);
+  const { openLegacyAes } = await import('../../block/crypto/legacy-aes.js');
+  image.crypto = cryptoBlock(await openLegacyAes(graph, 'qcow2', secretId(options)), false);
 }
 
 /** Access to the clusters of the LUKS header (E1). */

@@ -189,6 +189,7 @@ class System {
       control.uuid = readUuid(value);
     });
     control.snapshotAll = this.#has('snapshot');
+    control.graph.refusesLegacyAes = true;
     if (this.#has('S')) {
       control.runState = 'prelaunch';
       control.autostart = false;
