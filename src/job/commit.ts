@@ -41,7 +41,7 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
   if (base === undefined) throw new BlockError('ENOTSUP', 'Image does not have a backing file');
   const meter = new ProgressMeter(graph.host.clock, options);
   const { readOnly } = base;
-  if (readOnly) await reopenNode(base, { flags: { writable: true } });
+  if (readOnly) await reopenNode(base, { options: { 'read-only': false } });
   const hides = options.inUse === true;
   const filter = hides ? await insertFilter(base, hider) : undefined;
   const target = new Backend({
@@ -87,7 +87,7 @@ export async function commit(top: Backend, options: CommitOptions = {}): Promise
  */
 async function makeReadOnly(base: BlockNode): Promise<void> {
   try {
-    await reopenNode(base, { flags: { writable: false } });
+    await reopenNode(base, { options: { 'read-only': true } });
   } catch (e) {
     if (e instanceof OptionError || e instanceof BlockError) return;
     throw e;

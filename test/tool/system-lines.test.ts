@@ -140,6 +140,29 @@ it('a drive that no device has leaves its node to others, and can be written', a
   expect(alone.stdout).toContain('wrote 512/512 bytes at offset 0');
 });
 
+it('a snapshot of a drive is committed into the image that it made read-only', async () => {
+  const cwd = tempDir();
+  await runOk(binPath('vdisk-img'), ['create', '-q', '-f', 'qcow2', 'base', '1M'], { cwd });
+  const lines = [
+    'drive_add 0 if=none,id=d,file=base,format=qcow2',
+    'snapshot_blkdev d snap qcow2',
+    'qemu-io d "write -P 7 64k 64k"',
+    'commit d',
+    'qemu-io d "write -P 8 128k 64k"',
+    'commit all',
+    'quit',
+  ];
+  const { stdout, status } = await run(program, [...bare, '-monitor', 'stdio'], {
+    cwd,
+    input: `${lines.join('\n')}\n`,
+  });
+  expect(stdout).not.toContain('error');
+  expect(status).toBe(0);
+  const read = ['-f', 'qcow2', '-c', 'read -P 7 64k 64k', '-c', 'read -P 8 128k 64k', 'base'];
+  const { stdout: told } = await runOk(binPath('vdisk-io'), read, { cwd });
+  expect(told).not.toContain('Pattern verification failed');
+});
+
 it('drives without a name are called by their interface and place', async () => {
   const drives = ['ide,index=3', 'ide,media=cdrom', 'floppy', 'virtio', 'none'];
   const { stdout } = await run(
