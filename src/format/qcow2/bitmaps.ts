@@ -200,6 +200,10 @@ async function storeBits(image: Qcow2Image, bitmap: DirtyBitmap): Promise<Direct
   const granularityBits = Math.log2(bitmap.granularity);
   const nameBytes = new TextEncoder().encode(bitmap.name);
   checkLimits(image, nameBytes.length, bitmap.granularity);
+  // Its table would have no entry, and no program opens an image with such a one.
+  if (image.size === 0) {
+    throw new BlockError('EINVAL', `Bitmap '${bitmap.name}' of an empty disk cannot be stored`);
+  }
   const before = image.bitmapEntries.find((e) => e.name === bitmap.name);
   const extraData = before?.extraData ?? new Uint8Array(0);
   const bits = bitmap.raw();
@@ -399,7 +403,9 @@ export async function removeBitmap(image: Qcow2Image, name: string): Promise<voi
 
 /** What `info` says of them: QMP's Qcow2BitmapInfo. */
 export async function bitmapInfo(image: Qcow2Image): Promise<Record<string, unknown>[]> {
-  const entries = await readDirectory(image);
+  // Whoever has an inactive image may have moved the directory.
+  const { bitmapEntries: known, node } = image;
+  const entries = node.isActive || known.length === 0 ? await readDirectory(image) : known;
   return entries.map(({ flags, name, granularityBits }) => ({
     flags: [
       ...((flags & BitmapFlag.inUse) !== 0 ? ['in-use'] : []),

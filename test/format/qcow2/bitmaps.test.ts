@@ -100,6 +100,33 @@ const shapes: readonly Shape[] = [
 ];
 
 describe('bitmaps in the image', () => {
+  it('of an empty disk are lost by name, and the image is as good as before', async () => {
+    const image = await makeImage(plain, seededRandom());
+    await using(image, async (backend) => {
+      await addBitmap(backend, 'kept', 64 * KiB);
+      await backend.write(0, Iov.of(new Uint8Array(64 * KiB).fill(1)));
+    });
+    const { backend, graph, warnings } = await openImage(image);
+    await backend.truncate(0);
+    await addBitmap(backend, 'new', 64 * KiB);
+    await backend.close();
+    await graph.close();
+    expect(warnings.join()).toMatch(/Lost persistent bitmaps.*empty disk cannot be stored/s);
+    await using(image, async (again) => {
+      // What was stored misses the change of size: it is there to be removed.
+      expect([...again.node.dirtyBitmaps.keys()]).toEqual(['kept']);
+      expect(again.node.dirtyBitmaps.get('kept')?.inconsistent).toBe(true);
+      await again.node.instance.bitmaps?.remove('kept');
+      again.node.dirtyBitmaps.delete('kept');
+      await again.truncate(MiB);
+      await addBitmap(again, 'later', 64 * KiB);
+    });
+    await using(image, async (last) => {
+      expect([...last.node.dirtyBitmaps.keys()]).toEqual(['later']);
+      expect(await check(last)).toMatchObject({ corruptions: 0, leaks: 0 });
+    });
+  });
+
   it.each(shapes)('keep what was written over many opens: $name', async (shape) => {
     const random = seededRandom();
     const image = await makeImage(shape, random);
