@@ -364,10 +364,15 @@ async function build(
 
 function nodeName(graph: BlockGraph, wanted: string | undefined): string {
   if (wanted === undefined) return graph.generateName();
+  checkNodeName(graph, wanted);
+  return wanted;
+}
+
+/** Throws BlockError with QEMU's text when no new node can have this name. */
+export function checkNodeName(graph: BlockGraph, wanted: string): void {
   if (!/^[A-Za-z][A-Za-z0-9\-._]{0,31}$/.test(wanted)) fail(`Invalid node-name: '${wanted}'`);
   if (graph.backends.has(wanted)) fail(`node-name=${wanted} is conflicting with a device id`);
   if (graph.nodes.has(wanted)) fail(`Duplicate nodes with node-name='${wanted}'`);
-  return wanted;
 }
 
 function takeBacking(driver: Driver, own: NodeOptions): { value: unknown; rest: NodeOptions } {

@@ -399,15 +399,20 @@ async function unitsOf({ granularity = 0, target }: MirrorOptions): Promise<Unit
 
 /** What was asked for, else a cluster of the target within bounds. */
 function granularityOf(granularity: number, cluster: number): number {
-  if (granularity !== 0) {
-    if (granularity < FINEST || granularity > COARSEST) {
-      const text = "Parameter 'granularity' expects a value in range [512B, 64MB]";
-      throw new BlockError('EINVAL', text);
-    }
-    if (Number.isInteger(Math.log2(granularity))) return granularity;
+  checkGranularity(granularity);
+  return granularity === 0 ? Math.max(PAGE, Math.min(USUAL, cluster)) : granularity;
+}
+
+/** Throws BlockError with QEMU's text; 0: whatever suits the target. */
+export function checkGranularity(granularity: number): void {
+  if (granularity === 0) return;
+  if (granularity < FINEST || granularity > COARSEST) {
+    const text = "Parameter 'granularity' expects a value in range [512B, 64MB]";
+    throw new BlockError('EINVAL', text);
+  }
+  if (!Number.isInteger(Math.log2(granularity))) {
     throw new BlockError('EINVAL', "Parameter 'granularity' expects a power of 2");
   }
-  return Math.max(PAGE, Math.min(USUAL, cluster));
 }
 
 /** Whether a backing file may come below the target that holds what is not copied. */

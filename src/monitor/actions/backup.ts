@@ -2,13 +2,15 @@
 import { findBitmap, readableBitmap } from '../../block/bitmaps.js';
 import { createImage, prepareCreate } from '../../block/create.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { prepend } from '../../block/errors.js';
 import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
-import { attachChild } from '../../block/open.js';
+import { attachChild, checkNodeName } from '../../block/open.js';
 import { below, skipFilters } from '../../block/status.js';
 import { Role } from '../../block/types.js';
 import type { BackupSync, BitmapSync } from '../../job/backup.js';
 import { createBackup } from '../../job/backup.js';
+import { checkSpeed } from '../../job/job.js';
 import type { JobTransaction } from '../../job/transaction.js';
 import type { Infer } from '../../options/schema.js';
 import { lookupNode } from '../commands/blockdev.js';
@@ -42,7 +44,13 @@ export function driveBackupAction(args: DriveArgs, group?: JobTransaction): Acti
     const backing = sync === 'none' ? source : base;
     const isNew = args.mode !== 'existing';
     const format = args.format ?? (isNew ? source.driver.name : undefined);
-    if (isNew) await makeTarget(context, args.target, format ?? '', source, backing);
+    if (isNew) {
+      const judge = (): void => {
+        judgeNames(context, args, source, 'Could not create node: ');
+        judgeBackup(source, { ...args, sync });
+      };
+      await makeTarget(context, { filename: args.target, format, source, backing, judge });
+    }
     const target = await graph.open({
       filename: args.target,
       options: format === undefined ? {} : { driver: format },
@@ -58,13 +66,20 @@ export function driveBackupAction(args: DriveArgs, group?: JobTransaction): Acti
   };
 }
 
+export interface NewTarget {
+  readonly filename: string;
+  /** Its driver; none: '' is refused by name. */
+  readonly format: string | undefined;
+  readonly source: BlockNode;
+  readonly backing: BlockNode | undefined;
+  /** Throws when the command will be refused: what it overwrites is lost for good. */
+  readonly judge: () => void;
+}
+
 /** Makes the image that a drive-… command writes to. */
 export async function makeTarget(
   { graph, print }: MonitorContext,
-  filename: string,
-  format: string,
-  source: BlockNode,
-  backing: BlockNode | undefined,
+  { filename, format = '', source, backing, judge }: NewTarget,
 ): Promise<void> {
   const image = backing && skipFilters(backing);
   const below =
@@ -77,8 +92,28 @@ export async function makeTarget(
           backing: 'ignore' as const,
         };
   const prepared = await prepareCreate(graph, { filename, format, size: source.size, ...below });
+  judge();
   print(`Formatting '${filename}', fmt=${format} ${prepared.summary}`);
   await createImage(graph, prepared);
+}
+
+type Names = Pick<Common, 'job-id' | 'filter-node-name' | 'speed'>;
+
+/** Whether a job could be made of these. Throws BlockError, `prefix` before what a filter has. */
+export function judgeNames(
+  context: MonitorContext,
+  args: Names,
+  source: BlockNode,
+  prefix = '',
+): void {
+  const filter = args['filter-node-name'];
+  try {
+    if (filter !== undefined) checkNodeName(context.graph, filter);
+  } catch (e) {
+    throw prepend(prefix, e);
+  }
+  context.jobs.checkId(args['job-id'] ?? deviceOf(context, source));
+  checkSpeed(args.speed ?? 0);
 }
 
 async function start(
@@ -88,8 +123,7 @@ async function start(
   target: BlockNode,
   transaction: JobTransaction | undefined,
 ): Promise<ActionStep> {
-  checkPerf(args);
-  const { sync, bitmap, bitmapSync } = bitmapOf(source, args);
+  const { sync, bitmap, bitmapSync } = judgeBackup(source, args);
   checkSource(source, target, args);
   const perf = args['x-perf'];
   const job = await createBackup(context.jobs, {
@@ -118,6 +152,12 @@ async function start(
     },
     abort: () => job.cancel(true),
   };
+}
+
+/** What can be said of the arguments without a target. Throws QmpError. */
+function judgeBackup(source: BlockNode, args: Common): BitmapUse {
+  checkPerf(args);
+  return bitmapOf(source, args);
 }
 
 /** Name of the device that stands on the node; '' when none does. */

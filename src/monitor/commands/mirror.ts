@@ -1,12 +1,13 @@
 /** Commands that start mirrors. */
 import { isReplaceable, noVisibleChange } from '../../block/insert-filter.js';
+import { checkNodeName } from '../../block/open.js';
 import { below, hasZeroInit, skipFilters } from '../../block/status.js';
 import type { BlockNode } from '../../block/node.js';
 import { checkOp } from '../../block/op-blockers.js';
 import type { MirrorOptions } from '../../job/mirror.js';
-import { startMirror } from '../../job/mirror.js';
+import { checkGranularity, startMirror } from '../../job/mirror.js';
 import type { Infer } from '../../options/schema.js';
-import { deviceOf, makeTarget } from '../actions/backup.js';
+import { deviceOf, judgeNames, makeTarget } from '../actions/backup.js';
 import { defineCommand } from '../command.js';
 import type { MonitorContext } from '../context.js';
 import { QmpError } from '../qmp-error.js';
@@ -37,12 +38,7 @@ type Ends = Pick<MirrorOptions, 'source' | 'target' | 'sync' | 'zeroTarget' | 'b
 async function start(context: MonitorContext, args: Common, ends: Ends): Promise<void> {
   const { source, target } = ends;
   checkOp(target, 'mirror-target');
-  const { replaces } = args;
-  const replaced = replaces === undefined ? undefined : replacedBy(context, source, replaces);
-  if (replaced !== undefined && replaced.size !== source.size) {
-    throw new QmpError('cannot replace image with a mirror image of different size');
-  }
-  if ((args['buf-size'] ?? 0) < 0) throw new QmpError("Invalid parameter 'buf-size'");
+  const replaced = judgeMirror(context, args, source);
   await startMirror(context.jobs, {
     id: args['job-id'] ?? deviceOf(context, source),
     ...ends,
@@ -58,6 +54,22 @@ async function start(context: MonitorContext, args: Common, ends: Ends): Promise
     autoFinalize: args['auto-finalize'],
     autoDismiss: args['auto-dismiss'],
   });
+}
+
+/** What can be said of the arguments without a target; the node to be replaced. */
+function judgeMirror(
+  context: MonitorContext,
+  args: Common,
+  source: BlockNode,
+): BlockNode | undefined {
+  const { replaces } = args;
+  const replaced = replaces === undefined ? undefined : replacedBy(context, source, replaces);
+  if (replaced !== undefined && replaced.size !== source.size) {
+    throw new QmpError('cannot replace image with a mirror image of different size');
+  }
+  if ((args['buf-size'] ?? 0) < 0) throw new QmpError("Invalid parameter 'buf-size'");
+  if (args.granularity !== undefined) checkGranularity(args.granularity);
+  return replaced;
 }
 
 const blockdevMirror = defineCommand({
@@ -83,13 +95,19 @@ async function driveTarget(
   context: MonitorContext,
   args: DriveArgs,
   source: BlockNode,
-  base: BlockNode | undefined,
+  backing: BlockNode | undefined,
 ): Promise<BlockNode> {
+  const { graph } = context;
   const isNew = args.mode !== 'existing';
   const format = args.format ?? (isNew ? source.driver.name : undefined);
-  if (isNew) await makeTarget(context, args.target, format ?? '', source, base);
   const name = args['node-name'];
-  return context.graph.open({
+  const judge = (): void => {
+    if (name !== undefined) checkNodeName(graph, name);
+    judgeMirror(context, args, source);
+    judgeNames(context, args, source);
+  };
+  if (isNew) await makeTarget(context, { filename: args.target, format, source, backing, judge });
+  return graph.open({
     filename: args.target,
     options: {
       ...(name === undefined ? {} : { 'node-name': name }),
